@@ -1,0 +1,159 @@
+package backstay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Class of an error as a driver reports it. One table (Treatment) maps it to
+// what the engine does and to the user's word for it.
+type ErrorClass string
+
+// The error classes. A driver wraps its error with Classify; an error without
+// a class is Permanent.
+const (
+	NotFound  ErrorClass = "not_found"
+	Conflict  ErrorClass = "conflict"
+	Transient ErrorClass = "transient"
+	Permanent ErrorClass = "permanent"
+)
+
+// Treatment is one row of the table that maps an error class to what happens.
+type Treatment struct {
+	Retry    bool   // retried with backoff and jitter inside the step's timeout
+	UserWord string // transient, persistent or systemic
+}
+
+// Treatments is the one table from error class to what the engine does. What
+// is not retried turns the deployment around at once.
+func Treatments() map[ErrorClass]Treatment {
+	return map[ErrorClass]Treatment{
+		Transient: {Retry: true, UserWord: "transient"},
+		Permanent: {UserWord: "persistent"},
+		NotFound:  {UserWord: "persistent"},
+		Conflict:  {UserWord: "systemic"},
+	}
+}
+
+// Error is an error that knows what the operator should do next. Op and
+// Subject say what was being done to what; Hint is one sentence or command.
+type Error struct {
+	Class   ErrorClass
+	Op      string
+	Subject string
+	Err     error
+	Hint    string
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Op)
+	if e.Subject != "" {
+		b.WriteString(" " + e.Subject)
+	}
+	if e.Err != nil {
+		if b.Len() > 0 {
+			b.WriteString(": ")
+		}
+		b.WriteString(e.Err.Error())
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Classify wraps err with a class, keeping its message. A nil error stays nil.
+func Classify(class ErrorClass, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Class: class, Err: err}
+}
+
+// ClassOf returns the class that a driver gave err; Permanent where it gave
+// none. A context's end is Permanent: a deadline is never retried.
+func ClassOf(err error) ErrorClass {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return Permanent
+	}
+	for err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			break
+		}
+		if e.Class != "" {
+			return e.Class
+		}
+		err = e.Err
+	}
+	return Permanent
+}
+
+// HintOf returns the first hint on err's chain, or "".
+func HintOf(err error) string {
+	for err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			return ""
+		}
+		if e.Hint != "" {
+			return e.Hint
+		}
+		err = e.Err
+	}
+	return ""
+}
+
+// Problem is one thing that is wrong with an input, with the place and what
+// to do. Line and Column count from 1; 0 means unknown.
+type Problem struct {
+	File    string `json:"file,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Path    string `json:"path,omitempty"` // steps[2].file.mode
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	Source  string `json:"source,omitempty"` // the source line, for display
+}
+
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.File != "" {
+		b.WriteString(p.File + ":")
+	}
+	if p.Line > 0 {
+		fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
+	}
+	if b.Len() > 0 {
+		b.WriteString(" ")
+	}
+	if p.Path != "" {
+		b.WriteString(p.Path + ": ")
+	}
+	b.WriteString(p.Message)
+	return b.String()
+}
+
+// RefusedError is a refusal before anything was touched: exit code 5. It
+// carries all problems at once.
+type RefusedError struct {
+	What     string // "spec", "plan", "drift", "lock", "approval", "state", "policy"
+	Problems []Problem
+	Err      error // the cause where there is one error rather than a list
+	Hint     string
+}
+
+func (e *RefusedError) Error() string {
+	switch {
+	case e.Err != nil && len(e.Problems) == 0:
+		return e.What + " refused: " + e.Err.Error()
+	case len(e.Problems) == 1:
+		return e.What + " refused: " + e.Problems[0].String()
+	default:
+		return fmt.Sprintf("%s refused: %d problems", e.What, len(e.Problems))
+	}
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
