@@ -3,6 +3,8 @@ package backstay
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -39,7 +41,7 @@ func (s State) Settled() bool {
 }
 
 // Locks reports whether a deployment in this state keeps its resource locks
-// and its pinned blobs: from its start until proven, rolled back, closed or
+// and its pinned blobs: from when it is recorded until proven, rolled back, closed or
 // refused. A held deployment keeps them.
 func (s State) Locks() bool {
 	switch s {
@@ -133,33 +135,32 @@ type Duration time.Duration
 
 const maxDuration = Duration(100 * 365 * 24 * time.Hour)
 
-// ParseDuration reads "300ms", "1m30s", "2h", "14d". A bare number is refused:
-// a unit is never assumed.
+// ParseDuration reads "300ms", "1m30s", "2h", "14d", "1d12h" and "0". Another
+// number without a unit is refused: a unit is never assumed.
 func ParseDuration(s string) (Duration, error) {
-	text := s
+	bad := fmt.Errorf("%q is not a duration such as 30s, 5m, 2h or 14d", s)
+	number, rest, hasDays := strings.Cut(s, "d")
 	var days time.Duration
-	for i := range len(text) {
-		if text[i] == 'd' {
-			var n int64
-			if _, err := fmt.Sscanf(text[:i]+"\n", "%d\n", &n); err != nil || n < 0 || n > 36500 {
-				return 0, fmt.Errorf("%q is not a duration such as 30s, 5m, 2h or 14d", s)
-			}
-			days, text = time.Duration(n)*24*time.Hour, text[i+1:]
-			break
+	if hasDays {
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil {
+			return 0, bad
 		}
+		days = time.Duration(n) * 24 * time.Hour
+	} else {
+		rest = s
 	}
-	var rest time.Duration
-	if text != "" || days == 0 {
+	var d time.Duration
+	if !hasDays || rest != "" {
 		var err error
-		if rest, err = time.ParseDuration(text); err != nil {
-			return 0, fmt.Errorf("%q is not a duration such as 30s, 5m, 2h or 14d", s)
+		if d, err = time.ParseDuration(rest); err != nil || strings.ContainsAny(rest, "+ ") || (hasDays && rest == "0") {
+			return 0, bad
 		}
 	}
-	d := Duration(days + rest)
-	if rest < 0 || d > maxDuration || d < 0 {
-		return 0, fmt.Errorf("duration %q is out of range (0 to 100 years)", s)
+	if total := Duration(days + d); d >= 0 && d <= time.Duration(maxDuration) && total <= maxDuration {
+		return total, nil
 	}
-	return d, nil
+	return 0, fmt.Errorf("duration %q is out of range (0 to 100 years)", s)
 }
 
 // Std returns the duration as the standard library's type.

@@ -49,11 +49,8 @@ type Entry struct {
 	Blobs []string `json:"blobs,omitempty"`
 }
 
-// Decode reads the entry's body into v.
+// Decode reads the entry's body into v. An entry without a body is damaged.
 func (e Entry) Decode(v any) error {
-	if len(e.Body) == 0 {
-		return nil
-	}
 	return json.Unmarshal(e.Body, v)
 }
 
@@ -126,13 +123,18 @@ type UndoIntentBody struct {
 // (the undo ran; nothing can be read), "untouched" (nothing had to be done),
 // "kept" (all but outsiders' later values restored), or "failed".
 type CompensationBody struct {
-	Result   string    `json:"result"`
-	Kept     []Residue `json:"kept,omitempty"`
-	Residue  []Residue `json:"residue,omitempty"`
-	Error    string    `json:"error,omitempty"`
-	Output   string    `json:"output,omitempty"`
-	Cause    Cause     `json:"cause,omitempty"`
-	Duration Duration  `json:"duration"`
+	Result  string    `json:"result"`
+	Kept    []Residue `json:"kept,omitempty"`
+	Residue []Residue `json:"residue,omitempty"`
+	// Now is what was read after the undo: the evidence of Result.
+	Now      *ImageRef         `json:"now,omitempty"`
+	Error    string            `json:"error,omitempty"`
+	Hint     string            `json:"hint,omitempty"`
+	Output   string            `json:"output,omitempty"`
+	Note     string            `json:"note,omitempty"`
+	Slots    map[string]string `json:"slots,omitempty"`
+	Cause    Cause             `json:"cause,omitempty"`
+	Duration Duration          `json:"duration"`
 }
 
 // VerdictBody records one evaluation of a check or gate with the samples used.
@@ -145,7 +147,7 @@ type VerdictBody struct {
 // SignalBody records what a person or program asked of a deployment.
 type SignalBody struct {
 	ID       string `json:"id"`
-	Signal   string `json:"signal"` // abort, pause, resume, promote, approve, close
+	Signal   string `json:"signal"` // abort, pause, resume, promote, approve, retry, close
 	Reason   string `json:"reason,omitempty"`
 	Plan     string `json:"plan,omitempty"` // the plan digest an approval is bound to
 	Step     string `json:"step,omitempty"` // the hold it is meant for

@@ -1,13 +1,12 @@
 package backstay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 )
 
-// Class of an error as a driver reports it. One table (Treatment) maps it to
+// ErrorClass is the class of an error as a driver reports it. One table (Treatment) maps it to
 // what the engine does and to the user's word for it.
 type ErrorClass string
 
@@ -51,7 +50,10 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)
 	if e.Subject != "" {
-		b.WriteString(" " + e.Subject)
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(e.Subject)
 	}
 	if e.Err != nil {
 		if b.Len() > 0 {
@@ -72,12 +74,10 @@ func Classify(class ErrorClass, err error) error {
 	return &Error{Class: class, Err: err}
 }
 
-// ClassOf returns the class that a driver gave err; Permanent where it gave
-// none. A context's end is Permanent: a deadline is never retried.
+// ClassOf returns the class that a driver gave err: the first one on its
+// chain; Permanent where there is none. (Whether a context ended is not asked
+// here: a dial timeout is a deadline too, and transient.)
 func ClassOf(err error) ErrorClass {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return Permanent
-	}
 	for err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
@@ -93,6 +93,10 @@ func ClassOf(err error) ErrorClass {
 
 // HintOf returns the first hint on err's chain, or "".
 func HintOf(err error) string {
+	var refused *RefusedError
+	if errors.As(err, &refused) && refused.Hint != "" {
+		return refused.Hint
+	}
 	for err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
@@ -124,7 +128,7 @@ func (p Problem) String() string {
 		b.WriteString(p.File + ":")
 	}
 	if p.Line > 0 {
-		fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
+		fmt.Fprintf(&b, "%d:%d:", p.Line, max(p.Column, 1))
 	}
 	if b.Len() > 0 {
 		b.WriteString(" ")
@@ -151,6 +155,8 @@ func (e *RefusedError) Error() string {
 		return e.What + " refused: " + e.Err.Error()
 	case len(e.Problems) == 1:
 		return e.What + " refused: " + e.Problems[0].String()
+	case e.Err != nil:
+		return fmt.Sprintf("%s refused: %d problems: %v", e.What, len(e.Problems), e.Err)
 	default:
 		return fmt.Sprintf("%s refused: %d problems", e.What, len(e.Problems))
 	}

@@ -11,10 +11,10 @@ import (
 )
 
 // Class is how well a step can be put back. The plan's promise is the weakest
-// class among its steps, in this order.
+// class among its steps, by Rank.
 type Class string
 
-// The classes, best first.
+// The classes.
 const (
 	Exact        Class = "exact"        // restored to the same canonical state
 	Equivalent   Class = "equivalent"   // the same but for a stated list (pids, timestamps)
@@ -23,9 +23,13 @@ const (
 	Unclassified Class = "unknown"
 )
 
-// Rank orders classes: 0 is best. The plan's promise is the class of highest rank.
+// Rank orders classes: 0 is best, and what is not a class is worst.
 func (c Class) Rank() int {
-	return slices.Index([]Class{Exact, Equivalent, Compensated, Unclassified, Irreversible}, c)
+	order := []Class{Exact, Equivalent, Compensated, Unclassified, Irreversible}
+	if i := slices.Index(order, c); i >= 0 {
+		return i
+	}
+	return len(order)
 }
 
 // Effect is what is known about doing a step twice (invariant I9).
@@ -49,7 +53,8 @@ const (
 	Leased Fence = "leased"
 )
 
-// Key names one resource, "kind:name": "file:/etc/shop.conf", "service:web",
+// Key names one resource, "kind:name", in one spelling only: paths are clean
+// and their parents resolved, so that equal resources have equal keys: "file:/etc/shop.conf", "service:web",
 // "run:warm-cache". Keys are what deployments lock and what images describe.
 type Key string
 
@@ -73,10 +78,11 @@ func (k Key) Overlaps(other Key) bool {
 	return strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/") || strings.HasPrefix(b, strings.TrimSuffix(a, "/")+"/")
 }
 
-// State of one resource, in canonical form. A resource is a set of named
+// ResourceState is the state of one resource, in canonical form. A resource is a set of named
 // parts (the paths of a tree; the single part "" of a simple value), each a
 // compact JSON value with a fixed field order. No parts means the resource is
-// absent. Opaque marks a resource that nothing can read: it equals nothing.
+// absent. Part names are valid UTF-8: a kind refuses resources with others.
+// Values are made by Canonical, and compared by their bytes. Opaque marks a resource that nothing can read: it equals nothing.
 // Unreadable says why a readable resource could not be read this time.
 type ResourceState struct {
 	Parts      map[string]json.RawMessage `json:"parts,omitempty"`
@@ -146,7 +152,7 @@ type Step struct {
 
 	// Before holds the digest of the state each key must have when the step
 	// begins; a key is absent from it where an earlier step of the same plan
-	// changes it (or a path above or below it).
+	// changes it (or a path above or below it) and where nothing can read it.
 	Before map[Key]string `json:"before,omitempty"`
 	Pivot  bool           `json:"pivot,omitempty"` // the point of no return
 	// Reverts, on a step of a revert plan, names the step of an earlier

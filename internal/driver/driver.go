@@ -94,7 +94,19 @@ type Registry struct {
 // NewRegistry returns a registry of exactly these kinds.
 func NewRegistry(kinds ...Kind) (*Registry, error) {
 	r := &Registry{kinds: make(map[string]Kind, len(kinds))}
+	owner := map[string]string{}
 	for _, k := range kinds {
+		if k.Name() == "" {
+			return nil, fmt.Errorf("register kind %T: it has no name", k)
+		}
+		if s, ok := k.(Sectioner); ok {
+			for section := range s.Sections() {
+				if other, taken := owner[section]; taken {
+					return nil, fmt.Errorf("register kind %q: section %q belongs to kind %q", k.Name(), section, other)
+				}
+				owner[section] = k.Name()
+			}
+		}
 		if _, dup := r.kinds[k.Name()]; dup {
 			return nil, fmt.Errorf("register kind %q: registered twice", k.Name())
 		}

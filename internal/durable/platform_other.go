@@ -1,0 +1,11 @@
+//go:build !linux
+
+package durable
+
+const (
+	// traverse opens a directory on the way; without O_PATH it must be readable.
+	traverse = 0
+	// omitTime is the nanosecond value that leaves a time alone (utimensat(2)
+	// of macOS and FreeBSD).
+	omitTime = -2
+)

@@ -1,0 +1,378 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/ledger"
+	"github.com/backstay-dev/backstay/internal/plan"
+)
+
+// errBakeEnds cancels the watching of a bake that a person ended.
+var errBakeEnds = errors.New("the bake was ended by a person")
+
+// checkTimeout bounds one probe that has no timeout of its own.
+const checkTimeout = 30 * time.Second
+
+// verify reads every key back (invariant I2) and then runs the verify probes,
+// each until it passes or its time is over.
+func (r *runner) verify(acts context.Context) {
+	steps, after, err := r.applied()
+	if err != nil {
+		r.fatal = err
+		return
+	}
+	calls := r.callsOf(steps)
+	r.start(acts, PhaseOfVerify, "verify", false, func(ctx context.Context) func() {
+		if err := r.e.hit("verify.before", ""); err != nil {
+			return func() { r.stopFor(err) }
+		}
+		var bodies []backstay.VerdictBody
+		verdict, reason := backstay.Pass, "every key reads as its step left it"
+		for _, c := range r.plan.Verify {
+			res := r.untilPass(ctx, c)
+			bodies = append(bodies, backstay.VerdictBody{Check: c.ID, Phase: PhaseOfVerify, CheckResult: res})
+			if res.Verdict != backstay.Pass {
+				// Undecided after its whole time is no pass: no data is not healthy.
+				verdict, reason = backstay.Fail, fmt.Sprintf("%s: %s (%s)", c.ID, res.Reason, res.Verdict)
+				break
+			}
+		}
+		if verdict == backstay.Pass {
+			now := r.lookAll(ctx, calls)
+			if wrong := confirm(steps, after, now); len(wrong) > 0 {
+				verdict, reason = backstay.Fail, strings.Join(wrong, "; ")
+			}
+		}
+		return func() {
+			for _, b := range bodies {
+				r.append(backstay.EntryVerdict, "", b)
+			}
+			r.append(backstay.EntryVerdict, "", backstay.VerdictBody{
+				Check: PhaseOfVerify, Phase: PhaseOfVerify,
+				CheckResult: backstay.CheckResult{Verdict: verdict, Reason: r.scrub.text(reason), Samples: len(bodies)},
+			})
+		}
+	})
+}
+
+// applied returns the applied steps in plan order with their after-images.
+func (r *runner) applied() ([]backstay.Step, map[string]backstay.Image, error) {
+	var steps []backstay.Step
+	after := map[string]backstay.Image{}
+	for _, st := range r.plan.Steps {
+		sp := r.progress.Steps[st.ID]
+		if st.Hold != nil || sp.Phase != PhaseApplied {
+			continue
+		}
+		im, err := r.load(sp.After)
+		if err != nil {
+			return nil, nil, err
+		}
+		steps = append(steps, st)
+		after[st.ID] = im
+	}
+	return steps, after, nil
+}
+
+func (r *runner) callsOf(steps []backstay.Step) []backstay.Call {
+	calls := make([]backstay.Call, 0, len(steps))
+	for i := range steps {
+		calls = append(calls, r.call(&steps[i], nil))
+	}
+	return calls
+}
+
+// lookAll reads the keys of all calls, without storing anything.
+func (r *runner) lookAll(ctx context.Context, calls []backstay.Call) map[string]backstay.Image {
+	now := make(map[string]backstay.Image, len(calls))
+	for _, c := range calls {
+		now[c.Step.ID], _ = look(ctx, r.e.actions, c, &recorder{shared: r.blobs}, false)
+	}
+	return now
+}
+
+// untilPass asks a probe until it passes or its time is over.
+func (r *runner) untilPass(ctx context.Context, c plan.Check) backstay.CheckResult {
+	if c.Within <= 0 {
+		res := r.check(ctx, c)
+		res.Samples = 1
+		return res
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Within.Std())
+	defer cancel()
+	var last backstay.CheckResult
+	for n := 1; ; n++ {
+		got := r.check(ctx, c)
+		if n == 1 || ctx.Err() == nil {
+			last = got // an answer cut off by the deadline says less than the one before
+		}
+		last.Samples = n
+		if last.Verdict == backstay.Pass || ctx.Err() != nil {
+			return last
+		}
+		timer := time.NewTimer(c.Every.Std())
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return last
+		}
+	}
+}
+
+// check asks a probe once. What could not be asked is undecided.
+func (r *runner) check(ctx context.Context, c plan.Check) backstay.CheckResult {
+	timeout := c.Timeout.Std()
+	if timeout <= 0 {
+		timeout = checkTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	began := time.Now()
+	call := backstay.Call{
+		Deployment: r.lease.Deployment, Release: r.plan.Release, DataDir: r.e.opts.DataDir, Secrets: r.scrub,
+		Step: backstay.Step{ID: c.ID, Prepared: c.Prepared}, Blobs: &recorder{shared: r.blobs}, Output: newOutput(r.scrub),
+		Token: backstay.Token{Epoch: r.lease.Epoch},
+	}
+	res, err := r.e.actions.Check(ctx, call)
+	if err != nil {
+		res = backstay.CheckResult{Verdict: backstay.Undecided, Reason: err.Error()}
+	}
+	res.Reason, res.Duration = r.scrub.text(res.Reason), time.Since(began)
+	return res
+}
+
+// bake watches the probes after the commit. So many failing (or undecided)
+// rounds in a row fail it; its end passes it.
+func (r *runner) bake(acts context.Context) {
+	left := min(r.progress.BakeUntil.Sub(r.e.now()), r.plan.Bake.For.Std())
+	promoted := r.progress.Promoted
+	r.start(acts, PhaseOfBake, "bake", false, func(ctx context.Context) func() {
+		if err := r.e.hit("bake.before", ""); err != nil {
+			return func() { r.stopFor(err) }
+		}
+		res := backstay.CheckResult{Verdict: backstay.Pass, Reason: "no bake was asked for"}
+		if left > 0 && !promoted {
+			res = r.watch(ctx, left)
+		} else if promoted {
+			res.Reason = "promoted by an operator"
+		}
+		return func() {
+			if r.progress.Abort != nil {
+				return
+			}
+			if r.progress.Promoted && res.Verdict == backstay.Undecided {
+				res = backstay.CheckResult{Verdict: backstay.Pass, Reason: "promoted by an operator", Samples: res.Samples}
+			}
+			if res.Verdict == backstay.Undecided {
+				return // cut off, not answered
+			}
+			r.append(backstay.EntryVerdict, "", backstay.VerdictBody{Check: PhaseOfBake, Phase: PhaseOfBake, CheckResult: res})
+		}
+	})
+}
+
+// watch runs rounds of all probes until the bake's time is over.
+func (r *runner) watch(ctx context.Context, left time.Duration) backstay.CheckResult {
+	end := time.NewTimer(left)
+	defer end.Stop()
+	every := r.plan.Bake.Every.Std()
+	if every <= 0 {
+		every = 5 * time.Second
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	rounds, bad := 0, 0
+	for {
+		select {
+		case <-ctx.Done():
+			return backstay.CheckResult{Samples: rounds, Reason: context.Cause(ctx).Error()}
+		case <-end.C:
+			if bad > 0 {
+				return backstay.CheckResult{Verdict: backstay.Fail, Reason: "the last round of the bake did not pass", Samples: rounds}
+			}
+			return backstay.CheckResult{Verdict: backstay.Pass, Reason: fmt.Sprintf("%d rounds over %s", rounds, left.Round(time.Millisecond)), Samples: rounds}
+		case <-tick.C:
+		}
+		rounds++
+		why := r.round(ctx)
+		if why == "" {
+			bad = 0
+			continue
+		}
+		if bad++; bad >= max(r.plan.Bake.Failures, 1) && ctx.Err() == nil {
+			return backstay.CheckResult{Verdict: backstay.Fail, Reason: fmt.Sprintf("%d rounds in a row: %s", bad, why), Samples: rounds}
+		}
+	}
+}
+
+// round runs every probe once; "" means that all passed.
+func (r *runner) round(ctx context.Context) string {
+	for _, c := range r.plan.Verify {
+		if res := r.check(ctx, c); res.Verdict != backstay.Pass {
+			return fmt.Sprintf("%s: %s (%s)", c.ID, res.Reason, res.Verdict)
+		}
+	}
+	return ""
+}
+
+// finish has a last look at every touched key and ends the rollback (or, past
+// the point of no return, the attempt) with what it read.
+func (r *runner) finish(acts context.Context, event Event) {
+	type touched struct {
+		st     backstay.Step
+		before backstay.Image
+	}
+	var all []touched
+	var steps []backstay.Step
+	for _, st := range r.plan.Steps {
+		sp := r.progress.Steps[st.ID]
+		if st.Hold != nil || (sp.Before == nil) {
+			continue
+		}
+		before, err := r.load(sp.Before)
+		if err != nil {
+			before = nil
+		}
+		all = append(all, touched{st, before})
+		steps = append(steps, st)
+	}
+	calls := r.callsOf(steps)
+	r.start(acts, "finish", "read everything back", false, func(ctx context.Context) func() {
+		if err := r.e.hit("finish.before", ""); err != nil {
+			return func() { r.stopFor(err) }
+		}
+		now := r.lookAll(ctx, calls)
+		return func() {
+			var end ending
+			for i, t := range all {
+				end.add(r, t.st, t.before, now[t.st.ID], steps[:i], event == EventStick)
+			}
+			r.end(event, end, all == nil)
+		}
+	})
+}
+
+// ending collects what is not as it was.
+type ending struct {
+	residue, kept []backstay.Residue
+	finals        []ledger.Resource
+}
+
+// add compares one step's keys with what was there before this deployment.
+// A key that an earlier step also has is compared there.
+func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, earlier []backstay.Step, stuck bool) {
+	sp := r.progress.Steps[st.ID]
+	undo := sp.Undo
+	for _, k := range st.Keys {
+		if changedLater(earlier, k) {
+			continue
+		}
+		e.finals = append(e.finals, ledger.Resource{Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: now[k]})
+		if before[k].Opaque || now[k].Opaque {
+			if undo == nil || undo.Result == CompensationFailed {
+				e.residue = append(e.residue, r.explain(residueOf(&st, k, before, now, r.causeOf(sp, stuck)), sp)...)
+			}
+			continue
+		}
+		list := residueOf(&st, k, before, now, r.causeOf(sp, stuck))
+		list = slices.DeleteFunc(list, func(res backstay.Residue) bool {
+			return res.Unknown == "" && len(withoutOthers(k, []string{res.Part}, keysOf(earlier))) == 0
+		})
+		if undo != nil && undo.Result != CompensationFailed {
+			for _, res := range list {
+				if res.Unknown != "" {
+					e.residue = append(e.residue, res)
+					continue
+				}
+				// It was put back, or told apart as an outsider's: what differs
+				// now is not ours.
+				res.Cause, res.Detail = backstay.CauseDrift, "changed by somebody else; kept"
+				e.kept = append(e.kept, res)
+			}
+			continue
+		}
+		if !sp.Touched && !stuck {
+			continue
+		}
+		e.residue = append(e.residue, r.explain(list, sp)...)
+	}
+}
+
+// causeOf says why a step's keys may differ at the end.
+func (r *runner) causeOf(sp *StepProgress, stuck bool) backstay.Cause {
+	switch {
+	case sp.Undo != nil && sp.Undo.Cause != "":
+		return sp.Undo.Cause
+	case stuck && sp.Finding == backstay.Unknown:
+		return backstay.CauseAmbiguous
+	case stuck:
+		return backstay.CauseNoUndo
+	}
+	return backstay.CauseUndoFailed
+}
+
+// explain adds to residue why it is there and what to type next.
+func (r *runner) explain(list []backstay.Residue, sp *StepProgress) []backstay.Residue {
+	next := "repair it by hand, then `backstay rollback " + r.deployed.Name + " --retry`, or accept it with `backstay rollback " + r.deployed.Name + " --close --reason WHY`"
+	for i := range list {
+		list[i].Next = next
+		switch {
+		case list[i].Detail != "":
+		case sp.Undo != nil && sp.Undo.Error != "":
+			list[i].Detail = sp.Undo.Error
+		case sp.Undo == nil && r.progress.State == backstay.RollingBack:
+			list[i].Detail = "not undone, because the undo of a step that needs it failed"
+		case r.plan.Pivot != "":
+			list[i].Detail = "past the point of no return (step " + r.plan.Pivot + ")"
+		}
+	}
+	return list
+}
+
+// end writes the last transition.
+func (r *runner) end(event Event, e ending, _ bool) {
+	body := backstay.TransitionBody{Residue: e.residue, Kept: e.kept}
+	if f := r.progress.Failure; f != nil {
+		body.Cause, body.Reason, body.Step = f.Cause, f.Reason, f.Step
+	}
+	if event != EventStick {
+		event = EventUndone
+		if len(e.residue) > 0 {
+			event = EventStick
+		}
+	}
+	if event == EventStick && len(e.residue) > 0 {
+		body.Cause = e.residue[0].Cause
+	}
+	r.resources = append(r.resources, e.finals...)
+	r.transition(event, body)
+}
+
+// projectResources tells the ledger's projection what the deployment left
+// behind at its commit and again when it is proven. (After a rollback, end does.)
+func (r *runner) projectResources(event Event) {
+	if event != EventCommit && event != EventProve {
+		return
+	}
+	steps, after, err := r.applied()
+	if err != nil {
+		r.fatal = err
+		return
+	}
+	for i, st := range steps {
+		for _, k := range st.Keys {
+			if !changedLater(steps[i+1:], k) && !after[st.ID][k].Opaque {
+				r.resources = append(r.resources, ledger.Resource{
+					Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: after[st.ID][k], Proven: event == EventProve,
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,429 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/plan"
+)
+
+// Names that entries and signals use; part of the ledger format.
+const (
+	SignalAbort   = "abort"
+	SignalPause   = "pause"
+	SignalResume  = "resume"
+	SignalPromote = "promote"
+	SignalApprove = "approve"
+	SignalRetry   = "retry"
+	SignalClose   = "close"
+
+	PhaseOfVerify = "verify"
+	PhaseOfBake   = "bake"
+
+	CompensationRestored    = "restored"
+	CompensationCompensated = "compensated"
+	CompensationUntouched   = "untouched"
+	CompensationKept        = "kept"
+	CompensationFailed      = "failed"
+)
+
+// op is what next can ask the runner to do.
+type op string
+
+const (
+	opMove    op = "move"    // append a transition
+	opBegin   op = "begin"   // observe, intent, do, observe, outcome
+	opResolve op = "resolve" // an open intent: cancel it if it is ours, else observe it
+	opHold    op = "hold"    // open a wait for people
+	opGrant   op = "grant"   // enough people agreed
+	opUndo    op = "undo"    // look, undo intent, undo, look, compensation
+	opVerify  op = "verify"  // read everything back, run the probes
+	opBake    op = "bake"    // watch the probes until the bake ends
+	opSettle  op = "settle"  // let go of what the step kept for its undo
+	opFinish  op = "finish"  // final look at every key, then the last transition
+)
+
+// command is one thing for the runner. Step is set where it concerns one.
+type command struct {
+	op     op
+	step   string
+	event  Event
+	cause  backstay.Cause
+	reason string
+}
+
+const (
+	// maxParallel bounds how many steps act at once.
+	maxParallel = 16
+	// maxForwardFailures bounds how often a step past the point of no return
+	// is driven forward before the deployment is held.
+	maxForwardFailures = 5
+)
+
+// estimates are measured undo durations by step ID. A step without one counts
+// with what its do took this time.
+type estimates map[string]time.Duration
+
+// core decides over one plan. It is immutable.
+type core struct {
+	plan       *plan.Plan
+	steps      map[string]*backstay.Step
+	dependents map[string][]string
+	estimates  estimates
+	settles    func(kind string) bool
+}
+
+func newCore(p *plan.Plan, est estimates, settles func(kind string) bool) *core {
+	c := &core{
+		plan: p, estimates: est, settles: settles,
+		steps: make(map[string]*backstay.Step, len(p.Steps)), dependents: make(map[string][]string, len(p.Steps)),
+	}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		c.steps[s.ID] = s
+		for _, need := range s.Needs {
+			c.dependents[need] = append(c.dependents[need], s.ID)
+		}
+	}
+	return c
+}
+
+// next says what to do now. It is a pure function of plan and progress:
+// calling it again without new entries gives the same commands, and a runner
+// skips those it has in flight. No commands and nothing in flight means that
+// the deployment is settled or waits for the outside.
+func (c *core) next(s *Progress) []command {
+	switch s.State {
+	case backstay.Planned:
+		return []command{{op: opMove, event: EventApprove, reason: "the plan asks for no approval before its start"}}
+	case backstay.Approved:
+		return []command{{op: opMove, event: EventStart}}
+	case backstay.Running, backstay.Holding:
+		return c.forward(s)
+	case backstay.Committed:
+		return c.afterCommit(s)
+	case backstay.RollingBack:
+		return c.backward(s)
+	case backstay.Held:
+		if s.Retry {
+			return []command{{op: opMove, event: EventRetry, reason: "asked for by a person"}}
+		}
+		if s.Accepted {
+			return []command{{op: opMove, event: EventAccept, reason: "signed for by a person"}}
+		}
+		return nil
+	case backstay.Proven, backstay.RolledBack, backstay.Closed, backstay.Refused:
+		return nil
+	}
+	return nil
+}
+
+// forward decides while the deployment goes forward.
+func (c *core) forward(s *Progress) []command {
+	resolve := c.open(s)
+	if s.Failure != nil {
+		return c.turnAround(s, resolve)
+	}
+	begins, holds, grants := c.ready(s)
+	if len(grants) > 0 {
+		return grants
+	}
+	if veto := c.overBudget(s, begins); veto != nil {
+		return []command{*veto}
+	}
+	waiting := s.Paused || c.waitsForPeople(s) || len(holds) > 0
+	working := len(begins) > 0 || len(resolve) > 0
+	switch {
+	case s.State == backstay.Holding && (working || !waiting):
+		return []command{{op: opMove, event: EventResume}}
+	case len(holds) > 0:
+		return holds
+	case s.State == backstay.Running && !working && waiting:
+		return []command{{op: opMove, event: EventHold, reason: c.holdReason(s)}}
+	case working:
+		return append(resolve, begins...)
+	case waiting:
+		return nil
+	}
+	if s.Verified == backstay.Pass {
+		return []command{{op: opMove, event: EventCommit}}
+	}
+	return []command{{op: opVerify}}
+}
+
+// open returns a resolve for every intent without outcome.
+func (c *core) open(s *Progress) []command {
+	var cmds []command
+	for i := range c.plan.Steps {
+		st := &c.plan.Steps[i]
+		if st.Hold == nil && s.Steps[st.ID].Phase == PhaseOpen {
+			cmds = append(cmds, command{op: opResolve, step: st.ID})
+		}
+	}
+	return cmds
+}
+
+// ready returns the steps that may begin, the holds to open and to grant.
+func (c *core) ready(s *Progress) (begins, holds, grants []command) {
+	busy := 0
+	for i := range c.plan.Steps {
+		st := &c.plan.Steps[i]
+		sp := s.Steps[st.ID]
+		switch {
+		case sp.Phase == PhaseOpen && st.Hold != nil:
+			if len(distinct(s.Approvals[st.ID])) >= st.Hold.Count {
+				grants = append(grants, command{op: opGrant, step: st.ID})
+			}
+		case sp.Phase == PhaseOpen:
+			busy++
+		case sp.Phase != PhasePending || s.Paused || !c.satisfied(s, st):
+		case st.Hold != nil:
+			holds = append(holds, command{op: opHold, step: st.ID})
+		case busy+len(begins) < maxParallel:
+			begins = append(begins, command{op: opBegin, step: st.ID})
+		}
+	}
+	return begins, holds, grants
+}
+
+func (c *core) satisfied(s *Progress, st *backstay.Step) bool {
+	for _, need := range st.Needs {
+		if s.Steps[need].Phase != PhaseApplied {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *core) waitsForPeople(s *Progress) bool {
+	for i := range c.plan.Steps {
+		st := &c.plan.Steps[i]
+		if st.Hold != nil && s.Steps[st.ID].Phase == PhaseOpen {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *core) holdReason(s *Progress) string {
+	if s.Paused {
+		return "paused by an operator"
+	}
+	return "waits for approval"
+}
+
+// distinct returns the actors without repeating a person.
+func distinct(actors []backstay.Actor) []backstay.Actor {
+	var out []backstay.Actor
+	for _, a := range actors {
+		same := func(b backstay.Actor) bool { return a.UID == b.UID && a.Host == b.Host }
+		if !slices.ContainsFunc(out, same) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// turnAround decides after a failure while going forward: first the siblings'
+// outcomes, then back, or, past the point of no return, onward or held.
+func (c *core) turnAround(s *Progress, resolve []command) []command {
+	if len(resolve) > 0 {
+		return resolve
+	}
+	if !c.pastPivot(s) {
+		return []command{{op: opMove, event: EventFail, step: s.Failure.Step, cause: s.Failure.Cause, reason: s.Failure.Reason}}
+	}
+	return c.onward(s)
+}
+
+// onward drives a deployment home that failed past the point of no return, or
+// gives it to a person.
+func (c *core) onward(s *Progress) []command {
+	stick := []command{{op: opFinish, event: EventStick}}
+	var again []command
+	for i := range c.plan.Steps {
+		st := &c.plan.Steps[i]
+		sp := s.Steps[st.ID]
+		if sp.Phase != PhaseFailed {
+			continue
+		}
+		if st.Effect == backstay.AtMostOnce || st.Pivot || st.Hold != nil || sp.Failures >= maxForwardFailures {
+			return stick
+		}
+		again = append(again, command{op: opBegin, step: st.ID})
+	}
+	if s.State == backstay.Holding {
+		return []command{{op: opMove, event: EventResume}}
+	}
+	begins, _, _ := c.ready(s)
+	if again = append(again, begins...); len(again) > 0 {
+		return again
+	}
+	if s.Failure.Step != "" && s.Verified == backstay.Undecided && c.allApplied(s) {
+		// The step that failed past the pivot was driven home after all.
+		return []command{{op: opVerify}}
+	}
+	if s.Verified == backstay.Pass {
+		return []command{{op: opMove, event: EventCommit}}
+	}
+	return stick
+}
+
+func (c *core) allApplied(s *Progress) bool {
+	for _, sp := range s.Steps {
+		if sp.Phase != PhaseApplied {
+			return false
+		}
+	}
+	return true
+}
+
+// pastPivot reports whether the point of no return was, or may have been, passed.
+func (c *core) pastPivot(s *Progress) bool {
+	if c.plan.Pivot == "" {
+		return false
+	}
+	sp := s.Steps[c.plan.Pivot]
+	if !sp.Touched {
+		return false
+	}
+	if sp.Phase == PhaseFailed && sp.Before != nil && sp.After != nil && sp.After.Digest == sp.Before.Digest && !c.opaque(c.plan.Pivot) {
+		return false // read back: it changed nothing
+	}
+	return true
+}
+
+// opaque reports whether nothing can be read back about a step.
+func (c *core) opaque(id string) bool {
+	return c.steps[id].ReadSummary == ""
+}
+
+// overBudget vetoes going forward when undoing what has been done, plus what
+// would begin now, would not fit the time that the rollback is given.
+func (c *core) overBudget(s *Progress, begins []command) *command {
+	if len(begins) == 0 || c.pastPivot(s) {
+		return nil
+	}
+	check := func(within backstay.Duration, stage string, all bool) *command {
+		if within == 0 {
+			return nil
+		}
+		cost := c.undoCost(s, stage, all)
+		for _, b := range begins {
+			if all || c.steps[b.step].Stage == stage {
+				cost += c.estimates[b.step]
+			}
+		}
+		if cost <= within.Std() {
+			return nil
+		}
+		return &command{
+			op: opMove, event: EventFail, cause: backstay.CauseBudget, step: begins[0].step,
+			reason: fmt.Sprintf("undoing what is done and step %s would take about %s, more than rollback.within %s", begins[0].step, cost.Round(time.Millisecond), within),
+		}
+	}
+	if veto := check(c.plan.Within, "", true); veto != nil {
+		return veto
+	}
+	for _, stage := range c.plan.Stages {
+		if veto := check(stage.Within, stage.Name, false); veto != nil {
+			return veto
+		}
+	}
+	return nil
+}
+
+// undoCost is the measured (or, unmeasured, the do's) time that undoing the
+// touched steps takes, of one stage or of all.
+func (c *core) undoCost(s *Progress, stage string, all bool) time.Duration {
+	var sum time.Duration
+	for i := range c.plan.Steps {
+		st := &c.plan.Steps[i]
+		sp := s.Steps[st.ID]
+		if !sp.Touched || sp.Phase == PhaseUndone || st.Hold != nil || (!all && st.Stage != stage) {
+			continue
+		}
+		if est, ok := c.estimates[st.ID]; ok {
+			sum += est
+		} else {
+			sum += sp.Outcome.Duration.Std()
+		}
+	}
+	return sum
+}
+
+// afterCommit decides between commit and proven.
+func (c *core) afterCommit(s *Progress) []command {
+	if s.Failure != nil && (s.Failure.Cause == backstay.CauseBakeFailed || s.Abort != nil) && s.Baked != backstay.Pass {
+		if c.pastPivot(s) {
+			return []command{{op: opFinish, event: EventStick}}
+		}
+		return []command{{op: opMove, event: EventFail, cause: s.Failure.Cause, reason: s.Failure.Reason}}
+	}
+	if s.Baked != backstay.Pass {
+		return []command{{op: opBake}}
+	}
+	if settle := c.unsettled(s, func(sp *StepProgress) bool { return sp.Phase == PhaseApplied }); len(settle) > 0 {
+		return settle
+	}
+	return []command{{op: opMove, event: EventProve}}
+}
+
+// backward decides while rolling back: undo whatever is touched once nothing
+// that needs it is still to be undone. A failed undo stops only what it needs.
+func (c *core) backward(s *Progress) []command {
+	if resolve := c.open(s); len(resolve) > 0 {
+		return resolve
+	}
+	var undo []command
+	undoing := false
+	for _, st := range slices.Backward(c.plan.Steps) {
+		if !s.needsUndo(st.ID) {
+			continue
+		}
+		blocked := slices.ContainsFunc(c.dependents[st.ID], func(d string) bool {
+			return s.needsUndo(d) || c.blocks(s, d)
+		})
+		if blocked {
+			continue
+		}
+		undoing = true
+		if len(undo) < maxParallel {
+			undo = append(undo, command{op: opUndo, step: st.ID})
+		}
+	}
+	if undoing {
+		return undo
+	}
+	if settle := c.unsettled(s, func(sp *StepProgress) bool { return sp.Phase == PhaseUndone }); len(settle) > 0 {
+		return settle
+	}
+	return []command{{op: opFinish}}
+}
+
+// needsUndo reports whether the step is touched and not yet compensated.
+func (s *Progress) needsUndo(id string) bool {
+	sp := s.Steps[id]
+	return sp.Touched && (sp.Phase == PhaseApplied || sp.Phase == PhaseFailed || sp.Phase == PhaseUndoing || sp.Phase == PhaseOpen)
+}
+
+// blocks reports whether the step's undo failed in a way that makes undoing
+// what it needs wrong. A step that never had an undo blocks nothing.
+func (c *core) blocks(s *Progress, id string) bool {
+	sp := s.Steps[id]
+	return sp.Phase == PhaseUndoFailed && sp.Undo != nil && sp.Undo.Cause != backstay.CauseNoUndo
+}
+
+func (c *core) unsettled(s *Progress, which func(*StepProgress) bool) []command {
+	var cmds []command
+	for i := range c.plan.Steps {
+		st := &c.plan.Steps[i]
+		sp := s.Steps[st.ID]
+		if st.Hold == nil && c.settles(st.Kind) && !sp.Settled && which(sp) {
+			cmds = append(cmds, command{op: opSettle, step: st.ID})
+		}
+	}
+	return cmds
+}

@@ -1,0 +1,220 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/ledger"
+)
+
+// undo takes one touched step back: look, decide by compare-and-restore, write
+// the undo intent, act, look again, write the compensation record.
+func (r *runner) undo(acts context.Context, id string) {
+	if _, busy := r.flights[id]; busy {
+		return
+	}
+	st, sp := r.core.steps[id], r.progress.Steps[id]
+	if st.Hold != nil {
+		r.append(backstay.EntryCompensation, id, backstay.CompensationBody{Result: CompensationUntouched})
+		return
+	}
+	before, err := r.load(sp.Before)
+	var after backstay.Image
+	if err == nil {
+		after, err = r.load(sp.After)
+	}
+	if err != nil {
+		r.damaged(st, err)
+		return
+	}
+	call, rec := r.call(st, nil), &recorder{shared: r.blobs}
+	orphan := r.orphans[id]
+	r.start(acts, id, "look at "+id+" before its undo", true, func(ctx context.Context) func() {
+		var reapErr error
+		if orphan {
+			reapErr = r.e.actions.Reap(ctx, call)
+		}
+		now, rec := look(ctx, r.e.actions, call, rec, false)
+		return func() { r.chosen(acts, st, before, after, now, rec, reapErr) }
+	})
+}
+
+// damaged records that a step cannot be taken back because its before-image
+// is gone from the ledger.
+func (r *runner) damaged(st *backstay.Step, err error) {
+	body := backstay.CompensationBody{Result: CompensationFailed, Cause: backstay.CauseLedgerDamage, Error: err.Error()}
+	for _, k := range st.Keys {
+		body.Residue = append(body.Residue, backstay.Residue{Key: k, Step: st.ID, Unknown: "its before-image cannot be read", Cause: backstay.CauseLedgerDamage})
+	}
+	r.append(backstay.EntryCompensation, st.ID, body)
+}
+
+// chosen acts on the decision of compare-and-restore.
+func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, now backstay.Image, rec *recorder, reapErr error) {
+	sp := r.progress.Steps[st.ID]
+	if reapErr != nil {
+		body := backstay.CompensationBody{Result: CompensationFailed, Cause: backstay.CauseUnreachable, Error: r.scrub.text(reapErr.Error())}
+		body.Residue = residuesOf(st, before, now, backstay.CauseUnreachable)
+		r.append(backstay.EntryCompensation, st.ID, body)
+		return
+	}
+	delete(r.orphans, st.ID)
+	if sp.Phase == PhaseUndoing {
+		var err error
+		if after, err = r.halfUndone(st, before, after, now); err != nil {
+			r.damaged(st, err)
+			return
+		}
+	}
+	choice := chooseUndo(st, before, after, now)
+	if choice.result == CompensationFailed {
+		r.append(backstay.EntryCompensation, st.ID, backstay.CompensationBody{
+			Result: choice.result, Cause: choice.cause, Error: choice.detail, Residue: choice.residue, Kept: choice.kept,
+		})
+		return
+	}
+	if !choice.act {
+		r.append(backstay.EntryCompensation, st.ID, backstay.CompensationBody{Result: choice.result, Kept: choice.kept})
+		return
+	}
+	ref, err := rec.ref(now)
+	if err != nil {
+		r.fatal = err
+		return
+	}
+	r.append(backstay.EntryUndoIntent, st.ID, backstay.UndoIntentBody{Now: ref}, rec.blobsOf()...)
+	r.then = append(r.then, func() { r.takeBack(acts, st, after, choice) })
+}
+
+// halfUndone gives the after-image to compare with when an undo was cut off:
+// between its undo intent and its compensation record, whatever the parts it
+// was to restore hold is its own half-done work, not an outsider's. A step
+// undone by command has no parts to tell apart.
+func (r *runner) halfUndone(st *backstay.Step, before, after, now backstay.Image) (backstay.Image, error) {
+	if !st.Restorable {
+		return nil, nil
+	}
+	then, err := r.load(r.progress.Steps[st.ID].UndoNow)
+	if err != nil {
+		return nil, err
+	}
+	ours := chooseUndo(st, before, after, then).restore
+	out := make(backstay.Image, len(after))
+	for k, state := range after {
+		parts := maps.Clone(state.Parts)
+		if parts == nil {
+			parts = map[string]json.RawMessage{}
+		}
+		for _, p := range ours[k] {
+			if v, there := now[k].Parts[p]; there {
+				parts[p] = v
+			} else {
+				delete(parts, p)
+			}
+		}
+		state.Parts = parts
+		out[k] = state
+	}
+	return out, nil
+}
+
+// takeBack runs the undo of a step whose undo intent is durable.
+func (r *runner) takeBack(acts context.Context, st *backstay.Step, after backstay.Image, choice undoChoice) {
+	call := r.call(st, &recorder{shared: r.blobs})
+	call.Before, call.After = choice.expected, after
+	if st.Restorable {
+		call.Restore = choice.restore
+	}
+	call.IdempotencyKey = r.lease.Deployment + "/" + st.ID + "/undo"
+	out := newOutput(r.scrub)
+	call.Output = out
+	r.start(acts, st.ID, "undo "+st.ID, false, func(ctx context.Context) func() {
+		began := time.Now()
+		var res backstay.Result
+		err := r.e.hit("undo.before", st.ID)
+		if err == nil {
+			res, err = r.undoAttempt(ctx, st, call)
+		}
+		if crash := r.e.hit("undo.after", st.ID); crash != nil || errors.Is(err, ledger.ErrLapsed) || errors.Is(err, ErrStopped) {
+			return func() { r.stopFor(errors.Join(crash, err)) }
+		}
+		now, rec := look(context.WithoutCancel(ctx), r.e.actions, call, &recorder{shared: r.blobs}, false)
+		cause := backstay.CauseUndoFailed
+		if errors.Is(err, context.DeadlineExceeded) {
+			cause = backstay.CauseDeadline
+		}
+		body := judgeUndo(st, choice, now, err, cause)
+		if ref, refErr := rec.ref(now); refErr == nil {
+			body.Now = &ref
+		}
+		body.Error, body.Hint, body.Note = r.scrub.text(body.Error), r.scrub.text(backstay.HintOf(err)), r.scrub.text(res.Note)
+		body.Slots = res.Slots
+		body.Output = out.String()
+		body.Duration = backstay.Duration(time.Since(began))
+		return func() {
+			r.append(backstay.EntryCompensation, st.ID, body, rec.blobsOf()...)
+			r.timings = append(r.timings, ledger.Timing{Release: r.plan.Release, Step: st.ID, Undo: true, Took: body.Duration.Std()})
+		}
+	})
+}
+
+// undoAttempt calls the driver's undo inside its own timeout; transient errors
+// are tried again, since undo is idempotent by contract.
+func (r *runner) undoAttempt(ctx context.Context, st *backstay.Step, call backstay.Call) (backstay.Result, error) {
+	timeout := st.UndoTimeout.Std()
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &timeoutError{"undo of step " + st.ID, timeout})
+	defer cancel()
+	undo := func(ctx context.Context) (backstay.Result, error) { return r.e.actions.Undo(ctx, call) }
+	if st.Reverts != nil && !st.Restorable {
+		// The revert ran the earlier step's undo command; its do takes that back.
+		undo = func(ctx context.Context) (backstay.Result, error) { return r.e.actions.Do(ctx, call) }
+	}
+	const undoRetries = 3
+	var last backstay.Result
+	err := retry(ctx, r.e.opts.Backoff, undoRetries, func() (err error) {
+		last, err = r.gated(ctx, undo)
+		return err
+	})
+	return last, err
+}
+
+// settle lets go of what a step kept for its undo. It is best effort: what
+// could not be let go is noted, and does not change how the deployment ended.
+func (r *runner) settle(acts context.Context, id string) {
+	st, sp := r.core.steps[id], r.progress.Steps[id]
+	call := r.call(st, &recorder{shared: r.blobs})
+	call.Proven = r.progress.State == backstay.Committed
+	before, err := r.load(sp.Before)
+	if err == nil {
+		call.Before = before
+		call.After, err = r.load(sp.After)
+	}
+	if err != nil {
+		r.append(backstay.EntrySettled, id, backstay.SettledBody{Error: err.Error()})
+		return
+	}
+	r.start(acts, id, "let go of what "+id+" kept", false, func(ctx context.Context) func() {
+		began := time.Now()
+		ctx, cancel := context.WithTimeoutCause(ctx, st.Timeout.Std(), &timeoutError{"settling step " + id, st.Timeout.Std()})
+		defer cancel()
+		err := r.e.hit("settle.before", id)
+		if err != nil {
+			return func() { r.stopFor(err) }
+		}
+		_, err = r.gated(ctx, func(ctx context.Context) (backstay.Result, error) {
+			return backstay.Result{}, r.e.actions.Settle(ctx, call)
+		})
+		if errors.Is(err, ledger.ErrLapsed) {
+			return func() { r.stopFor(err) }
+		}
+		body := backstay.SettledBody{OK: err == nil, Duration: backstay.Duration(time.Since(began))}
+		if err != nil {
+			body.Error = r.scrub.text(err.Error())
+		}
+		return func() { r.append(backstay.EntrySettled, id, body) }
+	})
+}

@@ -1,0 +1,232 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/plan"
+	"github.com/backstay-dev/backstay/internal/spec"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files") //nolint:gochecknoglobals // a test flag
+
+// declare is one step for the tests: its spec part and what the survey saw.
+type declare struct {
+	id    string
+	needs []string
+	stage string
+	prep  backstay.Prepared
+	image backstay.Image
+}
+
+func file(id, path, was string, needs ...string) declare {
+	k := backstay.Key("file:" + path)
+	d := declare{id: id, needs: needs, prep: backstay.Prepared{
+		Kind: "file", Body: json.RawMessage(`{"path":"` + path + `"}`), Keys: []backstay.Key{k}, Class: backstay.Exact,
+		Effect: backstay.Idempotent, Fence: backstay.Leased, Restorable: true, HasUndo: true,
+		Want:    backstay.Image{k: backstay.PartValue("new " + path)},
+		Timeout: backstay.Duration(time.Minute), UndoTimeout: backstay.Duration(time.Minute),
+		Summary: "write " + path, UndoSummary: "put back " + path, ReadSummary: "read " + path, Blobs: []string{"b1"},
+	}}
+	state := backstay.ResourceState{}
+	if was != "" {
+		state = backstay.PartValue(was)
+	}
+	d.image = backstay.Image{k: state}
+	return d
+}
+
+func run(id string, class backstay.Class, needs ...string) declare {
+	k := backstay.Key("run:" + id)
+	p := backstay.Prepared{
+		Kind: "run", Keys: []backstay.Key{k}, Class: class, Effect: backstay.AtMostOnce, Fence: backstay.Leased,
+		HasUndo: class != backstay.Irreversible, Summary: "run " + id, Timeout: backstay.Duration(time.Minute),
+	}
+	if class == backstay.Irreversible {
+		p.Irreversible = "drops a table"
+	}
+	return declare{id: id, needs: needs, prep: p, image: backstay.Image{k: {Opaque: true}}}
+}
+
+func approve(id string, needs ...string) declare {
+	return declare{id: id, needs: needs, prep: backstay.Prepared{
+		Kind: "approve", Class: backstay.Exact, Effect: backstay.Idempotent, Hold: &backstay.Hold{Count: 1, Within: backstay.Duration(time.Hour)},
+	}}
+}
+
+func build(steps ...declare) (*plan.Plan, error) {
+	s := &spec.Spec{
+		Format: "v1", File: "backstay.yaml", Digest: "spec-digest", Release: "shop", Version: "1.10", Owner: "team",
+		Inputs:   []spec.Input{{Name: "VERSION", Value: "1.10", Source: spec.FromSet}},
+		Rollback: spec.Rollback{Within: backstay.Duration(time.Minute)},
+		Bake:     spec.Bake{For: backstay.Duration(time.Minute), Every: backstay.Duration(time.Second), Failures: 3},
+	}
+	seen := plan.Observed{Steps: map[string]backstay.Prepared{}, Images: map[string]backstay.Image{}}
+	for i, d := range steps {
+		s.Steps = append(s.Steps, spec.Step{ID: d.id, Kind: d.prep.Kind, Needs: d.needs, Stage: d.stage, Line: 10 + i, Column: 3})
+		seen.Steps[d.id], seen.Images[d.id] = d.prep, d.image
+	}
+	return plan.Build(plan.NewDraft(s), seen)
+}
+
+func TestBuildGolden(t *testing.T) {
+	t.Parallel()
+	p, err := build(
+		file("conf", "/etc/shop.conf", "old"),
+		file("conf-again", "/etc/shop.conf", "old", "conf"),
+		approve("ok", "conf-again"),
+		run("drop", backstay.Irreversible, "ok"),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pretty strings.Builder
+	enc := json.NewEncoder(&pretty)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(p); err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "plan-v1.json")
+	if *update {
+		if err := os.WriteFile(golden, []byte(pretty.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), pretty.String()); diff != "" {
+		t.Errorf("plan (-want +got):\n%s", diff)
+	}
+	back, err := plan.Decode(p.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back.Digest() != p.Digest() {
+		t.Error("a decoded plan has another digest")
+	}
+	if p.Steps[0].Before["file:/etc/shop.conf"] != backstay.PartValue("old").Digest() {
+		t.Error("the first step does not expect what was observed")
+	}
+	if p.Steps[1].Before["file:/etc/shop.conf"] != backstay.PartValue("new /etc/shop.conf").Digest() {
+		t.Error("the second step does not expect what the first one wants")
+	}
+	if p.Pivot != "drop" || p.Promise.Class != backstay.Irreversible {
+		t.Errorf("pivot %q promise %+v", p.Pivot, p.Promise)
+	}
+}
+
+func TestBuildRefuses(t *testing.T) {
+	t.Parallel()
+	unreadable := file("conf", "/etc/shop.conf", "")
+	unreadable.image = backstay.Image{"file:/etc/shop.conf": {Unreadable: "permission denied"}}
+	after := run("later", backstay.Compensated, "drop")
+	for _, tc := range []struct {
+		name  string
+		steps []declare
+		want  string
+	}{
+		{"same key side by side", []declare{file("a", "/etc/x", ""), file("b", "/etc/x", "")}, "at the same time"},
+		{"key below another, side by side", []declare{file("a", "/etc/x/y", ""), file("b", "/etc/x", "")}, "at the same time"},
+		{"irreversible without approval", []declare{run("drop", backstay.Irreversible)}, "no approve step comes before"},
+		{"unsafe step after the pivot", []declare{approve("ok"), run("drop", backstay.Irreversible, "ok"), after}, "cannot be repeated safely"},
+		{"step beside the pivot", []declare{approve("ok"), run("drop", backstay.Irreversible, "ok"), file("a", "/etc/x", "", "ok")}, "may run beside the point of no return"},
+		{"unreadable before-image", []declare{unreadable}, "cannot be read: permission denied"},
+		{"cycle", []declare{file("a", "/x", "", "b"), file("b", "/y", "", "a")}, "cycle"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := build(tc.steps...)
+			var refused *backstay.RefusedError
+			if !errors.As(err, &refused) {
+				t.Fatalf("got %v, want a refusal", err)
+			}
+			for _, p := range refused.Problems {
+				if strings.Contains(p.Message, tc.want) {
+					if p.Line == 0 || p.File == "" {
+						t.Errorf("problem %+v has no place", p)
+					}
+					return
+				}
+			}
+			t.Errorf("no problem says %q: %+v", tc.want, refused.Problems)
+		})
+	}
+}
+
+func TestOverlappingKeysInOrderAreAllowed(t *testing.T) {
+	t.Parallel()
+	p, err := build(file("conf", "/srv/app/conf", "old"), file("app", "/srv/app", "tree", "conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, frozen := p.Steps[1].Before["file:/srv/app"]; frozen {
+		t.Error("a path above an earlier step's key cannot be known before that step")
+	}
+}
+
+func TestRevertTurnsTheOrderAround(t *testing.T) {
+	t.Parallel()
+	p, err := build(file("a", "/a", "old"), approve("ok", "a"), file("b", "/b", "old", "ok"), file("c", "/c", "", "ok"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	im := func(path, v string) backstay.Image {
+		return backstay.Image{backstay.Key("file:" + path): backstay.PartValue(v)}
+	}
+	var done []plan.Done
+	for _, path := range []string{"/a", "/b", "/c"} {
+		done = append(done, plan.Done{Step: path[1:], Before: im(path, "old"), After: im(path, "new "+path), Now: im(path, "new "+path)})
+	}
+	r, err := plan.Revert(p, "id-1", "shop#1", done)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range r.Steps {
+		got = append(got, s.ID+" needs "+strings.Join(s.Needs, ","))
+	}
+	want := []string{"revert-c needs ", "revert-b needs ", "revert-a needs revert-b,revert-c"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if r.Reverts != "id-1" || r.Steps[0].Reverts.Target != im("/c", "old").Digest() {
+		t.Errorf("revert plan %+v", r.Steps[0].Reverts)
+	}
+	for _, s := range r.Steps {
+		if s.Summary == "" || s.Class != backstay.Exact || len(s.Before) != 1 {
+			t.Errorf("step %+v", s)
+		}
+	}
+}
+
+func TestFiveThousandSteps(t *testing.T) {
+	t.Parallel()
+	var steps []declare
+	for i := range 5000 {
+		d := file("s"+strings.Repeat("x", 1)+itoa(i), "/srv/"+itoa(i), "old")
+		if i > 0 {
+			d.needs = []string{"sx" + itoa(i-1)}
+		}
+		steps = append(steps, d)
+	}
+	p, err := build(steps...)
+	if err != nil || len(p.Steps) != 5000 {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func itoa(i int) string {
+	b, _ := json.Marshal(i)
+	return string(b)
+}

@@ -1,0 +1,168 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/backstay-dev/backstay"
+)
+
+// Done is what an earlier deployment did in one step, as the ledger tells it,
+// and what the survey sees there now.
+type Done struct {
+	Step   string
+	Before backstay.Image // at the step's intent
+	After  backstay.Image // at its outcome; nil where it was never read
+	Now    backstay.Image
+}
+
+// Revert makes the plan that takes a deployment back: its applied steps in
+// reverse order of need, each putting its before-image back. Steps without an
+// undo are problems; so is a resource that was changed since, unless the
+// step's parts can be told apart.
+func Revert(old *Plan, deployment, name string, done []Done) (*Plan, error) {
+	byStep := make(map[string]Done, len(done))
+	for _, d := range done {
+		byStep[d.Step] = d
+	}
+	p := &Plan{
+		Format: Format, Release: old.Release, Version: "before " + name, Owner: old.Owner,
+		Environment: old.Environment, Within: old.Within, Reverts: deployment,
+	}
+	var problems []backstay.Problem
+	for _, s := range slices.Backward(old.Steps) {
+		d, applied := byStep[s.ID]
+		if !applied || s.Hold != nil {
+			continue
+		}
+		if !s.HasUndo {
+			problems = append(problems, backstay.Problem{
+				Path: s.ID, Message: "cannot be taken back: " + s.Irreversible,
+				Hint: "restore it by hand, then deploy what you want forward",
+			})
+			continue
+		}
+		p.Steps = append(p.Steps, restoring(s, deployment, d))
+	}
+	reverseNeeds(p, old, byStep)
+	if len(p.Steps) == 0 && len(problems) == 0 {
+		problems = append(problems, backstay.Problem{Message: "deployment " + name + " changed nothing that could be taken back"})
+	}
+	if len(problems) > 0 {
+		return nil, &backstay.RefusedError{What: "revert", Problems: problems}
+	}
+	finish(p)
+	return p, nil
+}
+
+// Restore makes the plan that puts drifted resources back to what the ledger
+// says. Each Done's Before is the state to restore and its Step a step of old.
+func Restore(old *Plan, deployment, name string, done []Done) (*Plan, error) {
+	p := &Plan{
+		Format: Format, Release: old.Release, Version: old.Version, Owner: old.Owner,
+		Environment: old.Environment, Within: old.Within,
+	}
+	var problems []backstay.Problem
+	previous := ""
+	for _, s := range old.Steps {
+		i := slices.IndexFunc(done, func(d Done) bool { return d.Step == s.ID })
+		if i < 0 {
+			continue
+		}
+		if !s.Restorable {
+			problems = append(problems, backstay.Problem{
+				Path: s.ID, Message: fmt.Sprintf("drift of a %s step cannot be restored from an image", s.Kind),
+				Hint: "deploy again, or repair it by hand",
+			})
+			continue
+		}
+		fix := restoring(s, deployment, done[i])
+		fix.ID = "restore-" + s.ID
+		fix.Summary = "restore " + s.Summary
+		fix.Needs = nil
+		if previous != "" {
+			fix.Needs = []string{previous}
+		}
+		previous = fix.ID
+		p.Steps = append(p.Steps, fix)
+	}
+	if len(problems) > 0 {
+		return nil, &backstay.RefusedError{What: "drift fix", Problems: problems}
+	}
+	for i := range p.Steps {
+		p.Steps[i].Seq = i + 1
+	}
+	finish(p)
+	return p, nil
+}
+
+// restoring is the step that brings back d.Before of the step s.
+func restoring(s backstay.Step, deployment string, d Done) backstay.Step {
+	r := s
+	r.ID = "revert-" + s.ID
+	r.Pivot, r.Stage, r.Hold = false, "", nil
+	r.Reverts = &backstay.Reverts{Deployment: deployment, Step: s.ID, Target: d.Before.Digest()}
+	if d.After != nil {
+		r.Reverts.From = d.After.Digest()
+	}
+	r.Before = map[backstay.Key]string{}
+	for k, state := range d.Now {
+		if !state.Opaque && state.Unreadable == "" {
+			r.Before[k] = state.Digest()
+		}
+	}
+	r.Want = nil
+	r.Timeout, r.UndoTimeout = s.UndoTimeout, s.Timeout
+	r.Summary, r.UndoSummary = s.UndoSummary, s.Summary
+	if r.Summary == "" {
+		r.Summary = "put back what step " + s.ID + " changed"
+	}
+	// Taking back a command's effect runs its undo, which must be safe to
+	// repeat by the step contract.
+	if r.Effect == backstay.AtMostOnce {
+		r.Effect = backstay.Idempotent
+	}
+	return r
+}
+
+// reverseNeeds turns the needs around: what was needed is taken back after
+// what needed it. Steps that are left out pass their needs on.
+func reverseNeeds(p *Plan, old *Plan, in map[string]Done) {
+	at := make(map[string]int, len(p.Steps))
+	for i := range p.Steps {
+		p.Steps[i].Seq = i + 1
+		p.Steps[i].Needs = nil
+		at[p.Steps[i].Reverts.Step] = i
+	}
+	// heads(id): the nearest kept steps at or above id.
+	memo := map[string][]string{}
+	needs := map[string][]string{}
+	for _, s := range old.Steps {
+		needs[s.ID] = s.Needs
+		if _, kept := at[s.ID]; kept {
+			memo[s.ID] = []string{s.ID}
+			continue
+		}
+		var up []string
+		for _, n := range s.Needs {
+			up = append(up, memo[n]...)
+		}
+		slices.Sort(up)
+		memo[s.ID] = slices.Compact(up)
+	}
+	for id := range in {
+		if _, kept := at[id]; !kept {
+			continue
+		}
+		for _, n := range needs[id] {
+			for _, head := range memo[n] {
+				step := &p.Steps[at[head]]
+				step.Needs = append(step.Needs, "revert-"+id)
+			}
+		}
+	}
+	for i := range p.Steps {
+		slices.Sort(p.Steps[i].Needs)
+		p.Steps[i].Needs = slices.Compact(p.Steps[i].Needs)
+	}
+}

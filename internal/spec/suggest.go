@@ -1,0 +1,65 @@
+package spec
+
+import "strings"
+
+// suggest returns `did you mean "x"?` for the candidate nearest to word, or ""
+// where none is near.
+func suggest(word string, candidates []string) string {
+	const longest = 64
+	if word == "" || len(word) > longest {
+		return ""
+	}
+	best, nearest := "", max(1, len(word)/3)+1
+	for _, c := range candidates {
+		if len(c) > longest || c == word {
+			continue
+		}
+		if d := distance(fold(word), fold(c)); d < nearest && d < len(fold(word)) {
+			best, nearest = c, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "did you mean " + quote(best) + "?"
+}
+
+// fold makes case and separators count for nothing.
+func fold(s string) string {
+	return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(s))
+}
+
+// distance is the optimal string alignment distance: insertions, deletions,
+// substitutions and swaps of neighbours.
+func distance(a, b string) int {
+	before, above := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range above {
+		above[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(above[j]+1, row[j-1]+1, above[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, above = above, row
+	}
+	return above[len(b)]
+}
+
+// orHint returns the first hint that says something.
+func orHint(hints ...string) string {
+	for _, h := range hints {
+		if h != "" {
+			return h
+		}
+	}
+	return ""
+}

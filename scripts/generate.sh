@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Writes the documents that the binary prints about itself.
+#
+#   scripts/generate.sh DIR       below DIR ("." is the repository)
+#   scripts/generate.sh --check   compare with what is there; exit 1 on a difference
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# file | arguments of backstay that print it
+documents='
+'
+
+write() { # write DIR
+	local file arguments
+	while IFS='|' read -r file arguments; do
+		[[ -n $file ]] || continue
+		mkdir -p "$1/$(dirname "$file")"
+		# shellcheck disable=SC2086 # a list of arguments
+		go run ./cmd/backstay $arguments >"$1/$file.new" </dev/null
+		mv "$1/$file.new" "$1/$file"
+	done <<<"$documents"
+}
+
+if [[ ${1:?usage: generate.sh DIR or --check} != --check ]]; then
+	write "$1"
+	exit
+fi
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+write "$fresh"
+stale=0
+while IFS='|' read -r file _; do
+	[[ -n $file ]] || continue
+	diff -u "$file" "$fresh/$file" || { stale=1; echo "$file is out of date: make generate" >&2; }
+done <<<"$documents"
+exit "$stale"

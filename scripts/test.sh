@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# The whole test run: real parts, lint, architecture, generated files, race tests,
+# README's first command, examples. Later phases run although an earlier one
+# failed, so that one run shows everything. It never asks anything and ends
+# within LIMIT seconds. The last line is "N passed, N failed": tests and subtests
+# as go test reports them, plus one for each other phase and example.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+LIMIT=${BACKSTAY_TEST_LIMIT:-1740}
+passed=0
+failed=0
+failures=()
+
+left() { echo $((LIMIT - SECONDS > 1 ? LIMIT - SECONDS : 1)); }
+
+# within runs a command, and ends it with all its children when the time is up
+# or this script is told to stop. Tests of Ctrl-C need the default signals, which
+# a shell takes from what it starts in the background.
+within() {
+	timeout --kill-after=15 "$(left)" env --default-signal=INT,QUIT "$@" &
+	child=$!
+	wait "$child"
+}
+child=
+trap '[[ -z $child ]] || kill -TERM "$child" 2>/dev/null; exit 130' INT TERM
+
+ok() {
+	passed=$((passed + 1))
+	echo "ok: $1 (${SECONDS}s)"
+}
+
+fail() {
+	failed=$((failed + 1))
+	failures+=("$1")
+	echo "FAILED: $1 (${SECONDS}s)" >&2
+}
+
+phase() { # phase NAME COMMAND...
+	local name=$1
+	shift
+	echo "== $name"
+	if within "$@"; then ok "$name"; else fail "$name"; fi
+}
+
+# The race tests count one by one, from go test's own records.
+race_tests() {
+	local gotestsum=$1 log=bin/test.json pass bad skip real=
+	echo "== race tests"
+	if scripts/install-parts.sh --check; then real=1; fi
+	rm -f "$log"
+	CGO_ENABLED=1 BACKSTAY_REAL=$real within "$gotestsum" --format pkgname --format-hide-empty-pkg --jsonfile "$log" -- \
+		-race -shuffle=on -count=1 -timeout "$(left)s" ./...
+	local code=$?
+	[[ -f $log ]] || : >"$log"
+	pass=$(records pass "$log")
+	bad=$(records fail "$log")
+	skip=$(records skip "$log")
+	if [[ $code -ne 0 ]]; then
+		failures+=("race tests (exit $code)")
+		# A package that does not build, or a run cut short, fails no test by name.
+		[[ $bad -gt 0 ]] || bad=1
+	elif [[ $pass -eq 0 ]]; then
+		failures+=("race tests: none ran")
+		bad=1
+	fi
+	passed=$((passed + pass))
+	failed=$((failed + bad))
+	[[ -n $real ]] || echo "note: real servers are not installed; the tests that need them were skipped"
+	[[ $skip -eq 0 ]] || echo "note: $skip tests skipped; gotestsum names them above with their reason"
+}
+
+records() { # records ACTION LOG: tests with this end; escaped quotes in output never match
+	grep -cE "^\{\"Time\":\"[^\"]*\",\"Action\":\"$1\",\"Package\":\"[^\"]*\",\"Test\":" "$2" || true
+}
+
+examples() {
+	local dir
+	for dir in examples/*/; do
+		[[ -e $dir/run.sh ]] || continue
+		phase "example $(basename "$dir")" scripts/examples.sh "$(basename "$dir")"
+	done
+}
+
+mkdir -p bin
+phase "real parts" scripts/install-parts.sh
+phase build make --no-print-directory build
+phase lint make --no-print-directory lint
+phase "generated files" make --no-print-directory verify
+phase architecture go test -count=1 ./internal/archtest
+gotestsum=$(make --no-print-directory --silent print-gotestsum) && race_tests "$gotestsum" || fail "build gotestsum"
+phase "README's first command" scripts/readme.sh
+examples
+
+if [[ ${#failures[@]} -gt 0 ]]; then
+	printf 'failed: %s\n' "${failures[@]}"
+fi
+echo "$passed passed, $failed failed"
+[[ $failed -eq 0 ]]
