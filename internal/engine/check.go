@@ -28,7 +28,7 @@ func (r *runner) verify(acts context.Context) {
 		return
 	}
 	calls := r.callsOf(steps)
-	r.start(acts, PhaseOfVerify, "verify", false, func(ctx context.Context) func() {
+	r.start(acts, flightVerify, "verify", false, func(ctx context.Context) func() {
 		if err := r.e.hit("verify.before", ""); err != nil {
 			return func() { r.stopFor(err) }
 		}
@@ -153,7 +153,7 @@ func (r *runner) check(ctx context.Context, c plan.Check) backstay.CheckResult {
 func (r *runner) bake(acts context.Context) {
 	left := min(r.progress.BakeUntil.Sub(r.e.now()), r.plan.Bake.For.Std())
 	promoted := r.progress.Promoted
-	r.start(acts, PhaseOfBake, "bake", false, func(ctx context.Context) func() {
+	r.start(acts, flightBake, "bake", false, func(ctx context.Context) func() {
 		if err := r.e.hit("bake.before", ""); err != nil {
 			return func() { r.stopFor(err) }
 		}
@@ -244,7 +244,7 @@ func (r *runner) finish(acts context.Context, event Event) {
 		steps = append(steps, st)
 	}
 	calls := r.callsOf(steps)
-	r.start(acts, "finish", "read everything back", false, func(ctx context.Context) func() {
+	r.start(acts, flightFinish, "read everything back", false, func(ctx context.Context) func() {
 		if err := r.e.hit("finish.before", ""); err != nil {
 			return func() { r.stopFor(err) }
 		}
@@ -254,7 +254,7 @@ func (r *runner) finish(acts context.Context, event Event) {
 			for i, t := range all {
 				end.add(r, t.st, t.before, now[t.st.ID], steps[:i], event == EventStick)
 			}
-			r.end(event, end, all == nil)
+			r.end(event, end)
 		}
 	})
 }
@@ -337,7 +337,7 @@ func (r *runner) explain(list []backstay.Residue, sp *StepProgress) []backstay.R
 }
 
 // end writes the last transition.
-func (r *runner) end(event Event, e ending, _ bool) {
+func (r *runner) end(event Event, e ending) {
 	body := backstay.TransitionBody{Residue: e.residue, Kept: e.kept}
 	if f := r.progress.Failure; f != nil {
 		body.Cause, body.Reason, body.Step = f.Cause, f.Reason, f.Step
@@ -352,6 +352,11 @@ func (r *runner) end(event Event, e ending, _ bool) {
 		body.Cause = e.residue[0].Cause
 	}
 	r.resources = append(r.resources, e.finals...)
+	if f, within := r.progress.Failure, r.plan.Within.Std(); f != nil && within > 0 && event != EventStick {
+		if took := r.e.now().Sub(f.At); took > within {
+			r.append(backstay.EntryNote, "", backstay.NoteBody{Text: fmt.Sprintf("rolling back took %s, longer than rollback.within %s", took.Round(time.Millisecond), within)})
+		}
+	}
 	r.transition(event, body)
 }
 

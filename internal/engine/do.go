@@ -79,10 +79,14 @@ func (r *runner) driftAt(st *backstay.Step, now backstay.Image) string {
 
 // do runs the act of a step whose intent is durable.
 func (r *runner) do(acts context.Context, st *backstay.Step, before backstay.Image) {
+	if r.progress.Failure != nil && !r.core.pastPivot(r.progress) {
+		r.append(backstay.EntryObserved, st.ID, backstay.ObservedBody{Finding: backstay.NotApplied, Reason: "never started: the deployment turned around first"})
+		return
+	}
 	call := r.call(st, &recorder{shared: r.blobs})
 	call.Before = before
 	call.IdempotencyKey = r.lease.Deployment + "/" + st.ID + "/do"
-	out := newOutput(r.scrub)
+	out := r.capture(st.ID)
 	call.Output = out
 	rec := &recorder{shared: r.blobs}
 	r.start(acts, st.ID, st.Summary, false, func(ctx context.Context) func() {
@@ -338,7 +342,13 @@ func (r *runner) find(ctx context.Context, st *backstay.Step, call backstay.Call
 	if now.Equal(before) {
 		return backstay.ObservedBody{Finding: backstay.NotApplied, Reason: "everything reads as before the step"}
 	}
-	if len(st.Want) > 0 && st.Reverts == nil && now.Equal(st.Want) {
+	want := st.Want
+	if st.Reverts != nil && st.Restorable {
+		if target, _, err := r.revertImages(st); err == nil {
+			want = target
+		}
+	}
+	if len(want) > 0 && now.Equal(want) {
 		return backstay.ObservedBody{Finding: backstay.Applied, Reason: "everything reads as the plan wants it"}
 	}
 	finding, err := r.e.actions.Probe(ctx, call)

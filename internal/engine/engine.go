@@ -65,6 +65,10 @@ type Options struct {
 	// Watch is called in the driving goroutine with a copy of what is known
 	// after every durable change and at every act's start; it must be quick.
 	Watch func(View)
+	// Output is called with every line that a step's commands print, redacted
+	// and clean, as it comes; it must be quick and safe for concurrent use. Nil
+	// discards: the ledger keeps what is bounded anyway.
+	Output func(step, line string)
 	// Failpoint is called at named points; an error stops the process's work
 	// on the deployment at once, as a crash would. Tests only; nil otherwise.
 	Failpoint func(point, step string) error

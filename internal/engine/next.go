@@ -289,15 +289,15 @@ func (c *core) pastPivot(s *Progress) bool {
 	if !sp.Touched {
 		return false
 	}
-	if sp.Phase == PhaseFailed && sp.Before != nil && sp.After != nil && sp.After.Digest == sp.Before.Digest && !c.opaque(c.plan.Pivot) {
-		return false // read back: it changed nothing
-	}
-	return true
+	return sp.Phase != PhaseFailed || !unchanged(sp)
 }
 
-// opaque reports whether nothing can be read back about a step.
-func (c *core) opaque(id string) bool {
-	return c.steps[id].ReadSummary == ""
+// unchanged reports whether it was read back that a step changed nothing.
+func unchanged(sp *StepProgress) bool {
+	if sp.Before == nil || sp.After == nil || sp.Before.Stored || sp.Before.Digest != sp.After.Digest {
+		return false
+	}
+	return !hasOpaque(sp.Before.Inline)
 }
 
 // overBudget vetoes going forward when undoing what has been done, plus what

@@ -31,6 +31,7 @@ type runner struct {
 	consumed  []string
 	resources []ledger.Resource
 	timings   []ledger.Timing
+	overdue   bool     // pending entries waited long enough
 	then      []func() // acts whose intent is in pending: started after the flush
 
 	blobs   *sharedBlobs
@@ -46,6 +47,13 @@ type runner struct {
 	seen      int64 // ledger version at the last look for signals
 	fatal     error
 }
+
+// Flights that concern no step; a step's ID cannot begin with a colon.
+const (
+	flightVerify = ":verify"
+	flightBake   = ":bake"
+	flightFinish = ":finish"
+)
 
 // flight is one act or look under way.
 type flight struct {
@@ -169,6 +177,7 @@ func (r *runner) run(ctx context.Context) error {
 		case apply := <-r.done:
 			apply()
 		case <-poll.C:
+			r.overdue = len(r.pending) > 0
 			r.pollSignals(ctx)
 		case _, ok := <-r.interrupt:
 			if !ok {
@@ -249,9 +258,15 @@ func (r *runner) start(acts context.Context, name, what string, looking bool, wo
 	}
 	r.workers.Go(func() {
 		apply := work(ctx)
-		r.done <- func() {
-			r.land(name)
+		news := func() {
+			if r.flights[name] == f {
+				r.land(name)
+			}
 			apply()
+		}
+		select {
+		case r.done <- news:
+		case <-acts.Done(): // nobody listens any more
 		}
 	})
 	r.publish(what)
@@ -316,7 +331,7 @@ func (r *runner) transition(event Event, body backstay.TransitionBody) {
 // may wait for the next step's look, so that outcome and next intent share one
 // commit; nobody was told of it yet.
 func (r *runner) mustFlush() bool {
-	return len(r.pending) > 0 && (len(r.then) > 0 || r.looking == 0 || len(r.pending) > 64)
+	return len(r.pending) > 0 && (len(r.then) > 0 || r.looking == 0 || r.overdue || len(r.pending) > 64)
 }
 
 // flush makes the pending entries durable in one transaction and then starts
@@ -345,7 +360,7 @@ func (r *runner) flush(ctx context.Context) {
 	}
 	r.pending, r.consumed, r.resources, r.timings = nil, nil, nil, nil
 	then := r.then
-	r.then = nil
+	r.then, r.overdue = nil, false
 	for _, act := range then {
 		act()
 	}

@@ -99,6 +99,7 @@ const (
 // for concurrent writers and never fails or blocks.
 type output struct {
 	scrub *scrubber
+	live  *lines // nil: nobody watches
 
 	mu      sync.Mutex
 	head    []byte
@@ -113,6 +114,9 @@ func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := len(p)
+	if o.live != nil {
+		_, _ = o.live.Write(p) // never fails
+	}
 	if room := outputHead - len(o.head); room > 0 {
 		take := min(room, len(p))
 		o.head = append(o.head, p[:take]...)
@@ -133,6 +137,9 @@ func (o *output) Write(p []byte) (int, error) {
 func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.live != nil && len(o.live.rest) > 0 {
+		o.live.flush() // what ended without a line break
+	}
 	tail, dropped := o.tail, o.dropped
 	if len(tail) > outputTail {
 		dropped += int64(len(tail) - outputTail)

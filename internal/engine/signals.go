@@ -44,10 +44,10 @@ func (r *runner) takeSignal(s ledger.Signal) {
 	r.appendEntry(backstay.Entry{Kind: backstay.EntrySignal, Step: body.Step, Actor: &s.Actor, Body: backstay.Canonical(body)})
 	r.consumed = append(r.consumed, s.ID)
 	if body.Accepted && (s.Kind == SignalPromote || s.Kind == SignalAbort) {
-		if f, baking := r.flights[PhaseOfBake]; baking {
+		if f, baking := r.flights[flightBake]; baking {
 			f.cancel(errBakeEnds)
 		}
-		if f, verifying := r.flights[PhaseOfVerify]; verifying && s.Kind == SignalAbort {
+		if f, verifying := r.flights[flightVerify]; verifying && s.Kind == SignalAbort {
 			f.cancel(errSibling)
 		}
 	}

@@ -14,12 +14,13 @@ import (
 // undo takes one touched step back: look, decide by compare-and-restore, write
 // the undo intent, act, look again, write the compensation record.
 func (r *runner) undo(acts context.Context, id string) {
-	if _, busy := r.flights[id]; busy {
-		return
-	}
 	st, sp := r.core.steps[id], r.progress.Steps[id]
 	if st.Hold != nil {
+		r.land(id) // its timer
 		r.append(backstay.EntryCompensation, id, backstay.CompensationBody{Result: CompensationUntouched})
+		return
+	}
+	if _, busy := r.flights[id]; busy {
 		return
 	}
 	before, err := r.load(sp.Before)
@@ -130,7 +131,7 @@ func (r *runner) takeBack(acts context.Context, st *backstay.Step, after backsta
 		call.Restore = choice.restore
 	}
 	call.IdempotencyKey = r.lease.Deployment + "/" + st.ID + "/undo"
-	out := newOutput(r.scrub)
+	out := r.capture(st.ID)
 	call.Output = out
 	r.start(acts, st.ID, "undo "+st.ID, false, func(ctx context.Context) func() {
 		began := time.Now()

@@ -116,7 +116,7 @@ func (d *decoder) structure(n *node, v reflect.Value, path string, rest others) 
 		case rest.any || slices.Contains(rest.names, key):
 		default:
 			names := append(slices.Clone(fs.names), rest.names...)
-			d.ps.add(p.key, join(path, key), "unknown key "+quote(key), orHint(suggest(key, names), "the keys here are: "+list(names)))
+			d.ps.add(p.key, join(path, key), "unknown key "+quote(key), orHint(d.ps.suggest(key, names), "the keys here are: "+list(names)))
 		}
 	}
 	d.required(n, fs, path)

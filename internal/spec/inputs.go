@@ -113,12 +113,16 @@ func (in *inputs) declare(n *node, decl map[string]InputDecl) {
 		if pattern == "" {
 			continue
 		}
-		_, err := regexp.Compile(pattern)
+		_, err := regexp.Compile(pattern) // alone, for an error without our anchors
+		var re *regexp.Regexp
+		if err == nil {
+			re, err = regexp.Compile(`\A(?:` + pattern + `)\z`)
+		}
 		if err != nil {
 			in.ps.add(p.value.get("pattern"), join("inputs", name)+".pattern", "not a regular expression: "+err.Error(), "the syntax is RE2's")
 			continue
 		}
-		in.patterns[name] = regexp.MustCompile(`\A(?:` + pattern + `)\z`)
+		in.patterns[name] = re
 	}
 }
 
@@ -176,7 +180,7 @@ func (in *inputs) checkDeclared(name string, g *given) {
 		return
 	}
 	if len(decl.OneOf) > 0 && !slices.Contains(decl.OneOf, g.value) {
-		in.report(name, g, fmt.Sprintf("the input %s is %s, which is not one of %s", name, quote(g.value), list(decl.OneOf)), suggest(g.value, decl.OneOf))
+		in.report(name, g, fmt.Sprintf("the input %s is %s, which is not one of %s", name, quote(g.value), list(decl.OneOf)), in.ps.suggest(g.value, decl.OneOf))
 	}
 	if re := in.patterns[name]; re != nil && !re.MatchString(g.value) {
 		in.report(name, g, fmt.Sprintf("the input %s is %s, which does not match %s", name, quote(g.value), quote(decl.Pattern)), decl.Doc)
@@ -311,7 +315,7 @@ func (in *inputs) finish() []Input {
 		if g := in.known[name]; g != nil && g.from == FromSet {
 			continue
 		}
-		message, hint := "nothing in the file uses ${"+quoteless(name)+"}", orHint(suggest(name, names), "the inputs are: "+list(names))
+		message, hint := "nothing in the file uses ${"+quoteless(name)+"}", orHint(in.ps.suggest(name, names), "the inputs are: "+list(names))
 		if from := in.decl[name].From; from != "" {
 			message, hint = "the input "+name+" may only come from: "+from, ""
 		} else if len(names) == 0 {

@@ -116,14 +116,11 @@ type httpConfig struct {
 	HTTP call `yaml:"http" json:"http" required:"true" doc:"The call." example:"http://127.0.0.1:8080/healthz"`
 }
 
+// approveKeys stand below the kind's name: the other form of a config.
 type approveKeys struct {
 	From   []string          `yaml:"from" json:"from,omitempty" doc:"Groups." example:"[sre]"`
 	Count  int               `yaml:"count" json:"count,omitempty" doc:"How many." example:"1"`
 	Within backstay.Duration `yaml:"within" json:"within,omitzero" doc:"How long." example:"2h"`
-}
-
-type approveConfig struct {
-	Approve approveKeys `yaml:"approve" json:"approve" doc:"Who must agree."`
 }
 
 type readyKeys struct {
@@ -157,7 +154,7 @@ func (fakeKinds) Names() []string { return []string{"approve", "file", "http", "
 func (fakeKinds) Config(kind string) (any, bool) {
 	switch kind {
 	case "approve":
-		return &approveConfig{}, true
+		return &approveKeys{}, true
 	case "file":
 		return &fileConfig{}, true
 	case "http":

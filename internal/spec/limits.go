@@ -16,5 +16,6 @@ const (
 	maxLabel   = 128
 
 	maxProblems = 1_000
-	maxCycles   = 10 // cycles that are searched and printed
+	maxCompared = 100_000 // words compared for "did you mean"
+	maxCycles   = 10      // cycles that are searched and printed
 )

@@ -104,7 +104,7 @@ func loadOverlay(src *Source, root *node, ps *problems) (*node, error) {
 		if len(available) == 0 {
 			hint = "there is no " + filepath.Join(overlayDir, name+".yaml") + " beside the file"
 		}
-		ps.at(nil, 0, 0, "-e", "no environment is called "+quote(name), orHint(suggest(name, available), hint))
+		ps.at(nil, 0, 0, "-e", "no environment is called "+quote(name), orHint(ps.suggest(name, available), hint))
 	}
 	return nil, nil
 }
@@ -146,7 +146,7 @@ func readFile(name, missing string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fail(fmt.Errorf("not a regular file (%s)", info.Mode().Type()))
 	}
-	f, err := os.Open(name) //nolint:gosec // the operator names the file
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, fail(err)
 	}

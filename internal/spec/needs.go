@@ -88,7 +88,7 @@ func (r *needsResolver) explicit(i int, n *node, ids []string) []int {
 		j, ok := r.index[item.text]
 		switch {
 		case !ok:
-			r.ps.add(item, p, "no step is named "+quote(item.text), orHint(suggest(item.text, ids), "the steps are: "+list(ids)))
+			r.ps.add(item, p, "no step is named "+quote(item.text), orHint(r.ps.suggest(item.text, ids), "the steps are: "+list(ids)))
 		case seen[j]:
 			r.ps.add(item, p, "the step "+quote(item.text)+" is listed twice", "remove one of them")
 		case j >= i:

@@ -65,6 +65,15 @@ func (n *node) keys() []string {
 	return keys
 }
 
+// set returns the mapping's keys for many look-ups.
+func (n *node) set() map[string]bool {
+	keys := make(map[string]bool, len(n.pairs))
+	for _, p := range n.pairs {
+		keys[p.key.text] = true
+	}
+	return keys
+}
+
 // isText reports whether a scalar cannot be meant as a number or boolean.
 func (n *node) isText() bool {
 	return !n.filled && (!n.plain || n.tag == "!!str" || n.tag == "!!timestamp")

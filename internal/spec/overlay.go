@@ -89,7 +89,7 @@ func patchSteps(base, over *node, ps *problems) *node {
 	for i, name := range order {
 		if !p.used[name.text] {
 			ps.add(name, join(at("steps", i), "name"), "no step is named "+quote(name.text),
-				orHint(suggest(name.text, p.names), "an overlay can only change steps; the named ones are: "+list(p.names)))
+				orHint(ps.suggest(name.text, p.names), "an overlay can only change steps; the named ones are: "+list(p.names)))
 		}
 	}
 	return patched

@@ -59,8 +59,9 @@ func display(s string, limit int) string {
 
 // problems collects what is wrong. It keeps a bounded number, counts the rest.
 type problems struct {
-	list []found
-	more int
+	list     []found
+	more     int
+	compared int // words compared for suggestions
 }
 
 type found struct {

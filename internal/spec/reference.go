@@ -15,7 +15,7 @@ import (
 // YAML in it, made from the same structs as the schema; "" lists the sections.
 // A section is a top-level key, a step kind, or a topic.
 func Reference(kinds Kinds, section string) (string, error) {
-	w := &refWriter{d: newDecoder(&problems{}), kinds: kinds}
+	w := &refWriter{b: &strings.Builder{}, d: newDecoder(&problems{}), kinds: kinds}
 	pages := w.pages()
 	if section == "" {
 		w.contents(pages)
@@ -29,10 +29,10 @@ func Reference(kinds Kinds, section string) (string, error) {
 			return "", &backstay.Error{
 				Class: backstay.NotFound, Op: "find reference section", Subject: section,
 				Err:  errors.New("there is no such section"),
-				Hint: orHint(suggest(section, names), "the sections are: "+strings.Join(names, ", ")),
+				Hint: orHint(w.d.ps.suggest(section, names), "the sections are: "+strings.Join(names, ", ")),
 			}
 		}
-		fmt.Fprintf(&w.b, "# %s\n\n%s\n", pages[i].name, pages[i].doc)
+		fmt.Fprintf(w.b, "# %s\n\n%s\n", pages[i].name, pages[i].doc)
 		pages[i].write()
 	}
 	if w.d.err != nil {
@@ -48,7 +48,7 @@ type page struct {
 }
 
 type refWriter struct {
-	b     strings.Builder
+	b     *strings.Builder
 	d     *decoder
 	kinds Kinds
 }
@@ -79,11 +79,11 @@ func (w *refWriter) pages() []page {
 			continue
 		}
 		c, _ := w.kinds.Config(name)
-		pages = append(pages, page{name, "The keys of a " + name + " step, beside the common ones (see steps).", func() {
-			w.yaml(entryType(c))
+		pages = append(pages, page{name, "The keys of " + article(name) + " step, beside the common ones (see steps).", func() {
+			w.kind(name, entryType(c))
 			if check, ok := w.kinds.CheckConfig(name); ok {
-				fmt.Fprintf(&w.b, "\nAs an entry of `verify:`, beside the common keys (see verify):\n")
-				w.yaml(entryType(check))
+				fmt.Fprintf(w.b, "\nAs an entry of `verify:`, beside the common keys (see verify):\n")
+				w.kind(name, entryType(check))
 			}
 		}})
 	}
@@ -91,6 +91,14 @@ func (w *refWriter) pages() []page {
 		page{"environments", environmentsDoc, func() {}},
 		page{"secrets", secretsDoc, func() {}},
 	)
+}
+
+// article puts "a" or "an" before a word.
+func article(word string) string {
+	if strings.ContainsRune("aeiou", rune(word[0])) || strings.HasPrefix(word, "http") {
+		return "an " + word
+	}
+	return "a " + word
 }
 
 func entryType(v any) reflect.Type {
@@ -106,13 +114,13 @@ func (w *refWriter) contents(pages []page) {
 	for _, p := range pages {
 		doc, _, _ := strings.Cut(p.doc, ". ")
 		doc, _, _ = strings.Cut(doc, "\n")
-		fmt.Fprintf(&w.b, "- `%s`: %s\n", p.name, strings.TrimSuffix(doc, ":"))
+		fmt.Fprintf(w.b, "- `%s`: %s\n", p.name, strings.TrimSuffix(doc, ":"))
 	}
 }
 
 func (w *refWriter) steps() {
 	w.yaml(reflect.TypeFor[stepKeys]())
-	fmt.Fprintf(&w.b, "\nThe kinds are: %s.\n\nAn item of the list may also be a parallel group:\n", strings.Join(w.kinds.Names(), ", "))
+	fmt.Fprintf(w.b, "\nThe kinds are: %s.\n\nAn item of the list may also be a parallel group:\n", strings.Join(w.kinds.Names(), ", "))
 	w.yaml(reflect.TypeFor[groupKeys]())
 	w.b.WriteString("\nor, at the top of the list, a stage:\n")
 	w.yaml(reflect.TypeFor[stageKeys]())
@@ -120,7 +128,7 @@ func (w *refWriter) steps() {
 
 func (w *refWriter) verify() {
 	w.yaml(reflect.TypeFor[checkKeys]())
-	fmt.Fprintf(&w.b, "\nThe kinds are: %s.\n", strings.Join(w.kinds.CheckNames(), ", "))
+	fmt.Fprintf(w.b, "\nThe kinds are: %s.\n", strings.Join(w.kinds.CheckNames(), ", "))
 }
 
 func (w *refWriter) fence(body func()) {
@@ -135,6 +143,15 @@ func (w *refWriter) yaml(t reflect.Type) {
 			w.field(&f, 0)
 		}
 	})
+}
+
+// kind writes a kind's keys in the form that its config has.
+func (w *refWriter) kind(name string, t reflect.Type) {
+	if w.d.isFlat(t, name) {
+		w.yaml(t)
+		return
+	}
+	w.fence(func() { w.field(&field{name: name, typ: t}, 0) })
 }
 
 func (w *refWriter) line(depth int, text string) {
@@ -163,8 +180,10 @@ func (w *refWriter) field(f *field, depth int) {
 		w.line(depth, f.name+": "+orHint(f.example, placeholder(f)))
 		if below != nil {
 			w.line(depth, "# or:")
-			w.line(depth, f.name+":")
-			w.block(below, depth+1)
+			w.commented(depth, func() {
+				w.line(depth, f.name+":")
+				w.block(below, depth+1)
+			})
 		}
 		return
 	}
@@ -179,6 +198,19 @@ func (w *refWriter) field(f *field, depth int) {
 		w.block(below, depth+2)
 	default:
 		w.block(below, depth+1)
+	}
+}
+
+// commented writes what body writes as comments.
+func (w *refWriter) commented(depth int, body func()) {
+	outer := w.b
+	w.b = &strings.Builder{}
+	body()
+	text := w.b.String()
+	w.b = outer
+	indent := strings.Repeat("  ", depth)
+	for line := range strings.Lines(text) {
+		w.b.WriteString(indent + "# " + strings.TrimPrefix(line, indent))
 	}
 }
 

@@ -31,8 +31,8 @@ type rootKeys struct {
 	Environment string                  `yaml:"environment" format:"name" doc:"The environment where -e names none. In dev, artifacts need no digest." example:"dev"`
 	Inputs      map[string]InputDecl    `yaml:"inputs" format:"input" doc:"The values that come from outside, used as ${NAME}. They are recorded; none has a default."`
 	Artifacts   map[string]ArtifactDecl `yaml:"artifacts" format:"name" doc:"Files that the release ships, by name."`
-	Steps       raw                     `yaml:"steps" required:"true" doc:"What to do, in order. Each step is undone if a later one fails."`
-	Verify      raw                     `yaml:"verify" doc:"Checks after the last step. One that fails rolls everything back."`
+	Steps       raw                     `yaml:"steps" required:"true" doc:"What to do, in order. Each step is undone if a later one fails." example:"[{run: ./deploy.sh, undo: ./undeploy.sh}]"`
+	Verify      raw                     `yaml:"verify" doc:"Checks after the last step. One that fails rolls everything back." example:"[{run: ./smoke.sh}]"`
 	Bake        bakeValue               `yaml:"bake" doc:"How long to keep watching the verify checks after the commit before the release counts as proven." example:"30m"`
 	Rollback    rollbackKeys            `yaml:"rollback" doc:"Bounds of a rollback."`
 	Policy      Policy                  `yaml:"policy" doc:"What is demanded of the people around a deployment."`
@@ -149,7 +149,7 @@ func (d *decoder) sections(root *node, kinds Kinds, spec *Spec) {
 		}
 		entry, ok := sections[name]
 		if !ok {
-			d.ps.add(p.key, join("", name), "unknown key "+quote(name), orHint(suggest(name, all), "the keys here are: "+list(all)))
+			d.ps.add(p.key, join("", name), "unknown key "+quote(name), orHint(d.ps.suggest(name, all), "the keys here are: "+list(all)))
 			continue
 		}
 		t := reflect.TypeOf(entry)
@@ -172,10 +172,13 @@ func (d *decoder) sections(root *node, kinds Kinds, spec *Spec) {
 
 // artifacts checks digests and writes them in lower case.
 func (d *decoder) artifacts(n *node, decl map[string]ArtifactDecl, environment string) map[string]ArtifactDecl {
-	for _, name := range slices.Sorted(maps.Keys(decl)) {
+	if n == nil || n.shape != mapping {
+		return decl
+	}
+	for _, p := range n.pairs {
+		name, entry := p.key.text, p.value
 		a, path := decl[name], join("artifacts", name)
-		entry := n.get(name)
-		if entry == nil || entry.shape != mapping {
+		if entry.shape != mapping {
 			continue
 		}
 		digest := entry.get("sha256")
@@ -300,17 +303,23 @@ func (d *decoder) checks(n *node, kinds Kinds) []Check {
 
 // resolveRefs checks what must name an entry of a section.
 func (d *decoder) resolveRefs(root *node) {
+	known := map[string]map[string]bool{}
 	for _, ref := range d.refs {
 		section := root.get(ref.section)
-		if section.get(ref.node.text) != nil {
-			continue
-		}
 		var names []string
 		hint := "the file has no section " + ref.section + ":"
 		if section != nil && section.shape == mapping {
-			names = section.keys()
+			if known[ref.section] == nil {
+				known[ref.section] = section.set()
+			}
+			if known[ref.section][ref.node.text] {
+				continue
+			}
+			if len(d.ps.list) < maxProblems {
+				names = section.keys()
+			}
 			hint = ref.section + " has: " + list(names)
 		}
-		d.ps.add(ref.node, ref.path, "no entry "+quote(ref.node.text)+" in "+ref.section, orHint(suggest(ref.node.text, names), hint))
+		d.ps.add(ref.node, ref.path, "no entry "+quote(ref.node.text)+" in "+ref.section, orHint(d.ps.suggest(ref.node.text, names), hint))
 	}
 }

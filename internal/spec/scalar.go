@@ -84,7 +84,7 @@ func (d *decoder) tagged(n *node, path string, f *field) bool {
 				return true
 			}
 		}
-		d.ps.add(n, path, quote(n.text)+" is not one of "+list(f.enum), suggest(n.text, f.enum))
+		d.ps.add(n, path, quote(n.text)+" is not one of "+list(f.enum), d.ps.suggest(n.text, f.enum))
 		return false
 	}
 	if n.text == "" && f.required {

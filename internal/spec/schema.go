@@ -112,12 +112,15 @@ func (s *schemaMaker) kinds(prefix, what string, names []string, config func(str
 			s.d.broken(fmt.Errorf("kind %s: a config must be a pointer to a struct, not %T", name, c))
 			continue
 		}
-		own := s.structure(t.Elem())
-		props, _ := own["properties"].(object)
-		if _, ok := props[name]; !ok {
-			s.d.broken(fmt.Errorf("kind %s: its config has no key %q", name, name))
-			continue
+		var own object
+		if s.d.isFlat(t.Elem(), name) {
+			own = s.structure(t.Elem())
+		} else {
+			below := s.typ(t.Elem(), nil)
+			below["description"] = "The keys of " + article(name) + " " + what + "."
+			own = object{"type": "object", "properties": object{name: below}, "additionalProperties": false}
 		}
+		props, _ := own["properties"].(object)
 		shared, _ := s.structure(common)["properties"].(object)
 		for key, schema := range shared {
 			if _, mine := props[key]; !mine {
@@ -128,7 +131,7 @@ func (s *schemaMaker) kinds(prefix, what string, names []string, config func(str
 		if !slices.Contains(required, name) {
 			own["required"] = append([]string{name}, required...)
 		}
-		own["title"] = "a " + name + " " + what
+		own["title"] = article(name) + " " + what
 		s.defs[prefix+"."+name] = own
 		refs = append(refs, ref(prefix+"."+name))
 	}

@@ -11,7 +11,9 @@ const Format = "v1"
 
 // Kinds is what spec needs to know of the step kinds. Config and CheckConfig
 // return a pointer to a new struct whose tags (yaml, doc, example, enum, ref,
-// required) describe all keys of such a step or check except the common ones.
+// required) describe all keys of such a step or check except the common ones:
+// beside one another where the struct has a key of the kind's name (run: …,
+// undo: …), else all below that name (file: {path: …}).
 // Sections maps a top-level key to a pointer to the struct of one entry.
 type Kinds interface {
 	Names() []string
@@ -89,7 +91,7 @@ type Input struct {
 // InputDecl declares an input under `inputs:`.
 type InputDecl struct {
 	Doc      string   `yaml:"doc" json:"doc,omitempty" doc:"What the input is for, in one line." example:"The version to deploy"`
-	Pattern  string   `yaml:"pattern" json:"pattern,omitempty" doc:"Regular expression (RE2) that the whole value must match." example:"[0-9]+\\.[0-9]+\\.[0-9]+"`
+	Pattern  string   `yaml:"pattern" json:"pattern,omitempty" doc:"Regular expression (RE2) that the whole value must match." example:"'[0-9]+\\.[0-9]+'"`
 	OneOf    []string `yaml:"one-of" json:"one_of,omitempty" doc:"The only values allowed." example:"[blue, green]"`
 	Required *bool    `yaml:"required" json:"required,omitempty" doc:"Whether a value must be given even where the input is not used. True unless said otherwise." example:"false"`
 	From     string   `yaml:"from" json:"from,omitempty" enum:"set,env-file,environment" doc:"The only source that may give the value." example:"environment"`

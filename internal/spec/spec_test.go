@@ -211,3 +211,10 @@ verify: [{run: [y, "secret:env/CHECK"]}]
 		t.Errorf("secrets (-want +got):\n%s", diff)
 	}
 }
+
+func unmarshal(t *testing.T, data []byte, v any) {
+	t.Helper()
+	if err := json.Unmarshal(data, v); err != nil {
+		t.Fatal(err)
+	}
+}

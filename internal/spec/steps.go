@@ -27,13 +27,13 @@ type checkKeys struct {
 // stageKeys are the keys of a stage in the list of steps.
 type stageKeys struct {
 	Stage    string       `yaml:"stage" required:"true" doc:"The stage's name: a boundary with its own rollback deadline. The next stage begins when all of it is done." example:"data" format:"name"`
-	Steps    raw          `yaml:"steps" required:"true" doc:"The steps of the stage."`
+	Steps    raw          `yaml:"steps" required:"true" doc:"The steps of the stage." example:"[{run: ./migrate.sh, undo: ./migrate-back.sh}]"`
 	Rollback rollbackKeys `yaml:"rollback" doc:"The stage's own rollback."`
 }
 
 // groupKeys are the keys of a parallel group in the list of steps.
 type groupKeys struct {
-	Parallel raw `yaml:"parallel" required:"true" doc:"Steps that may be done at the same time. The next step waits for all of them."`
+	Parallel raw `yaml:"parallel" required:"true" doc:"Steps that may be done at the same time. The next step waits for all of them." example:"[{run: ./a.sh, undo: ./a-back.sh}, {run: ./b.sh, undo: ./b-back.sh}]"`
 }
 
 // stepReader walks the list of steps. Segments are what stage boundaries cut
@@ -203,10 +203,10 @@ func (d *decoder) kindOf(n *node, path, what string, kinds []string, common *fie
 		var whole []*node
 		for _, k := range found {
 			c, _ := config(k.text)
-			own, all := d.fields(reflect.TypeOf(c).Elem()), true
+			t := entryType(c)
+			all := d.isFlat(t, k.text)
 			for _, other := range found {
-				_, has := own.get(other.text)
-				all = all && has
+				all = all && d.isFlat(t, other.text)
 			}
 			if all {
 				whole = append(whole, k)
@@ -228,7 +228,7 @@ func (d *decoder) kindOf(n *node, path, what string, kinds []string, common *fie
 		if _, is := common.get(p.key.text); is {
 			continue
 		}
-		if near := suggest(p.key.text, kinds); near != "" || len(n.pairs) == 1 {
+		if near := d.ps.suggest(p.key.text, kinds); near != "" || len(n.pairs) == 1 {
 			d.ps.add(p.key, join(path, p.key.text), "no kind of "+what+" is called "+quote(p.key.text), orHint(near, hint))
 			return "", false
 		}
@@ -247,20 +247,42 @@ func (d *decoder) commonKeys(n *node, v reflect.Value, path string) {
 func (d *decoder) config(n *node, path, kind string, config any, common *fields) []byte {
 	v := reflect.ValueOf(config)
 	if v.Kind() != reflect.Pointer || v.IsNil() || v.Elem().Kind() != reflect.Struct {
-		d.broken(fmt.Errorf("%s: a kind's config must be a pointer to a struct, not %T", path, config))
+		d.broken(fmt.Errorf("kind %s: a config must be a pointer to a struct, not %T", kind, config))
 		return nil
 	}
 	before := len(d.ps.list) + d.ps.more
-	own := d.fields(v.Type().Elem())
-	if _, ok := own.get(kind); !ok {
-		d.broken(fmt.Errorf("kind %s: its config %T has no key %q", kind, config, kind))
-		return nil
+	if d.isFlat(v.Type().Elem(), kind) {
+		d.structure(n, v.Elem(), path, others{names: common.names})
+	} else {
+		d.nested(n, v.Elem(), path, kind, common)
 	}
-	d.structure(n, v.Elem(), path, others{names: common.names})
 	if len(d.ps.list)+d.ps.more > before || d.err != nil {
 		return nil
 	}
 	return backstay.Canonical(config)
+}
+
+// isFlat tells the two forms of a kind's config apart: the keys beside one
+// another in the step, the kind's name among them (run: …, undo: …), or all
+// below the kind's name (file: {path: …}), where the struct has no such key.
+func (d *decoder) isFlat(t reflect.Type, kind string) bool {
+	if customOf(t) != byReflection {
+		return false
+	}
+	_, ok := d.fields(t).get(kind)
+	return ok
+}
+
+func (d *decoder) nested(n *node, v reflect.Value, path, kind string, common *fields) {
+	names := append([]string{kind}, common.names...)
+	for _, p := range n.pairs {
+		key := p.key.text
+		if key == kind {
+			d.value(p.value, v, join(path, key), nil)
+		} else if _, shared := common.get(key); !shared {
+			d.ps.add(p.key, join(path, key), "unknown key "+quote(key), orHint(d.ps.suggest(key, names), "the keys here are: "+list(names)))
+		}
+	}
 }
 
 // positive returns a duration that, where it is given, must not be zero.

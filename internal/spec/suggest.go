@@ -1,20 +1,27 @@
 package spec
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+)
 
 // suggest returns `did you mean "x"?` for the candidate nearest to word, or ""
-// where none is near.
-func suggest(word string, candidates []string) string {
+// where none is near. A file with very many mistakes stops getting suggestions.
+func (ps *problems) suggest(word string, candidates []string) string {
 	const longest = 64
-	if word == "" || len(word) > longest {
+	if word == "" || len(word) > longest || len(ps.list) >= maxProblems {
 		return ""
 	}
-	best, nearest := "", max(1, len(word)/3)+1
+	folded := fold(word)
+	best, nearest := "", min(max(1, len(word)/3)+1, len(folded))
 	for _, c := range candidates {
 		if len(c) > longest || c == word {
 			continue
 		}
-		if d := distance(fold(word), fold(c)); d < nearest && d < len(fold(word)) {
+		if ps.compared++; ps.compared > maxCompared {
+			return ""
+		}
+		if d := distance(folded, fold(c)); d < nearest {
 			best, nearest = c, d
 		}
 	}
@@ -26,7 +33,12 @@ func suggest(word string, candidates []string) string {
 
 // fold makes case and separators count for nothing.
 func fold(s string) string {
-	return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(s))
+	return strings.Map(func(r rune) rune {
+		if r == '-' || r == '_' || r == ' ' {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, s)
 }
 
 // distance is the optimal string alignment distance: insertions, deletions,

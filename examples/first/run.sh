@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs the README's first deployment and checks byte for byte, with times and
+# modes, that the world is as it was.
+set -euo pipefail
+export BACKSTAY_STATE=$PWD/state
+picture() { (cd world && find . -printf '%p %y %m %T@ %s %l\n' | sort && find . -type f -exec sha256sum {} + | sort); }
+before=$(picture)
+code=0
+backstay deploy -f backstay.yaml --set WORLD="$PWD/world" || code=$?
+[[ $code -eq 2 ]] || { echo "exit code $code, want 2 (rolled back)" >&2; exit 1; }
+[[ $(picture) == "$before" ]] || { echo "the world is not as it was" >&2; diff <(echo "$before") <(picture) >&2; exit 1; }
+backstay audit verify

@@ -1,0 +1,456 @@
+package sim_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/driver/all"
+	"github.com/backstay-dev/backstay/internal/engine"
+	"github.com/backstay-dev/backstay/internal/ledger"
+	"github.com/backstay-dev/backstay/internal/ledger/postgres"
+	"github.com/backstay-dev/backstay/internal/ledger/sqlite"
+	"github.com/backstay-dev/backstay/internal/plan"
+	"github.com/backstay-dev/backstay/internal/proc"
+	"github.com/backstay-dev/backstay/internal/spec"
+)
+
+// The child process: this test binary, told by the environment what to do.
+const (
+	envRole  = "SIM_ROLE" // deploy, recover
+	envDir   = "SIM_DIR"
+	envState = "SIM_STATE" // a directory or a postgres URL
+	envKill  = "SIM_KILL"  // POINT:N: SIGKILL itself at the N-th hit
+	envTTL   = "SIM_TTL"
+)
+
+func TestMain(m *testing.M) {
+	if code, supervised := proc.SupervisorMain(os.Args); supervised {
+		os.Exit(code)
+	}
+	if os.Getenv(envRole) != "" {
+		if err := child(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func openStore(ctx context.Context, state string, ttl time.Duration) (*ledger.Store, error) {
+	o := ledger.Options{Version: "test", TTL: ttl}
+	if strings.Contains(state, "://") {
+		return postgres.Open(ctx, state, o)
+	}
+	return sqlite.Open(ctx, state, o)
+}
+
+// child deploys the spec below SIM_DIR, or recovers what is unsettled.
+func child(ctx context.Context) error {
+	dir, state := os.Getenv(envDir), os.Getenv(envState)
+	ttl := time.Second
+	if v, err := time.ParseDuration(os.Getenv(envTTL)); err == nil {
+		ttl = v
+	}
+	store, err := openStore(ctx, state, ttl)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	kinds, err := all.New()
+	if err != nil {
+		return err
+	}
+	point, nth, _ := strings.Cut(os.Getenv(envKill), ":")
+	n, _ := strconv.Atoi(nth)
+	hits := 0
+	eng, err := engine.New(store, kinds, engine.Options{
+		DataDir: filepath.Join(dir, "data"), Actor: backstay.Actor{UID: os.Getuid(), Host: "here"}, Version: "test", Poll: 10 * time.Millisecond,
+		Failpoint: func(at, _ string) error {
+			if at == point {
+				if hits++; hits == n {
+					_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+					select {}
+				}
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if os.Getenv(envRole) == "recover" {
+		return recoverAll(ctx, store, eng)
+	}
+	p, err := planOf(ctx, eng, kinds, dir)
+	if err != nil {
+		return err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	s, err := eng.Deploy(ctx, engine.Start{ID: id.String(), Plan: p})
+	if err != nil {
+		return err
+	}
+	fmt.Println(s.State)
+	return nil
+}
+
+func recoverAll(ctx context.Context, store *ledger.Store, eng *engine.Engine) error {
+	deps, err := store.List(ctx, ledger.Filter{})
+	if err != nil {
+		return err
+	}
+	for _, d := range deps {
+		if d.State.Settled() {
+			fmt.Println(d.State)
+			continue
+		}
+		for {
+			s, err := eng.Resume(ctx, d.ID, nil, nil)
+			var owned *ledger.OwnedError
+			if errors.As(err, &owned) {
+				time.Sleep(owned.Owner.Left + 10*time.Millisecond) //nolint:forbidigo // the dead owner's lease must lapse
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Println(s.State)
+			break
+		}
+	}
+	return nil
+}
+
+func planOf(ctx context.Context, eng *engine.Engine, kinds spec.Kinds, dir string) (*plan.Plan, error) {
+	sp, err := spec.Load(spec.Source{File: filepath.Join(dir, "backstay.yaml"), Set: map[string]string{"WORLD": filepath.Join(dir, "world")}}, kinds)
+	if err != nil {
+		return nil, explain(err)
+	}
+	d := plan.NewDraft(sp)
+	seen, err := eng.Survey(ctx, d.Requests(), engine.Declared{Sections: sp.Sections, Dir: sp.Dir, Release: sp.Release, Version: sp.Version})
+	if err != nil {
+		return nil, explain(err)
+	}
+	p, err := plan.Build(d, seen)
+	return p, explain(err)
+}
+
+func explain(err error) error {
+	var refused *backstay.RefusedError
+	if errors.As(err, &refused) {
+		return fmt.Errorf("%w: %v", err, refused.Problems)
+	}
+	return err
+}
+
+// killSpec has every way a step can change files, and a last step that fails
+// or not, so that kills land in both directions.
+const killSpec = `backstay: v1
+release: killed
+version: "2"
+steps:
+  - name: conf
+    file: {path: "${WORLD}/app.conf", content: "version = 2\n"}
+  - name: tree
+    file: {path: "${WORLD}/site", tree: new, prune: true}
+  - name: script
+    run: |
+      cd ${WORLD}/lib
+      echo two > code
+      sleep 0.02
+      rm -f legacy
+      mkdir -p more
+      sleep 0.02
+      echo three > more/code
+      chmod 600 code
+    touches: ["${WORLD}/lib"]
+  - name: pair
+    run: echo on > ${WORLD}/switch
+    undo: echo off > ${WORLD}/switch
+    read: cat ${WORLD}/switch
+    idempotent: true
+  - parallel:
+      - name: left
+        file: {path: "${WORLD}/left", content: "L2"}
+      - name: right
+        file: {path: "${WORLD}/right", content: "R2"}
+  - name: last
+    run: %s
+    undo: "true"
+    idempotent: true
+`
+
+// stage writes a world and its spec and returns the folder.
+func stage(t *testing.T, last string) string {
+	t.Helper()
+	dir := t.TempDir()
+	files := map[string]string{
+		"backstay.yaml": fmt.Sprintf(killSpec, last), "new/index.html": "<h1>2</h1>", "new/css/new.css": "green",
+		"world/app.conf": "version = 1\n", "world/site/index.html": "<h1>1</h1>", "world/site/old.css": "black",
+		"world/lib/code": "one\n", "world/lib/legacy": "old\n", "world/switch": "off\n", "world/left": "L1", "world/right": "R1",
+		"world/neighbour": "not in scope",
+	}
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// picture is the oracle's own look at a folder: every path with type, mode,
+// content or target, and for files the time of change of the content.
+func picture(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, path)
+		line := info.Mode().String()
+		switch {
+		case info.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			line += " " + info.ModTime().Format(time.RFC3339Nano) + " " + string(data)
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			line += " -> " + target
+		}
+		out[rel] = line
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// spawn runs a child to its end and returns what it printed.
+func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration) (out string, killed bool) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, self)
+	cmd.Env = append(os.Environ(), envRole+"="+role, envDir+"="+dir, envState+"="+state, envKill+"="+kill)
+	var text strings.Builder
+	cmd.Stdout, cmd.Stderr = &text, &text
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if killAfter > 0 {
+		timer := time.AfterFunc(killAfter, func() { _ = cmd.Process.Kill() })
+		defer timer.Stop()
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled() {
+		return text.String(), true
+	}
+	if err != nil {
+		t.Fatalf("%s child: %v\n%s", role, err, text.String())
+	}
+	return text.String(), false
+}
+
+// points are the failpoints of a deployment, found by name in the engine.
+func points() []string {
+	return []string{
+		"create.before", "create.after", "intent.before", "intent.after", "do.before", "do.after",
+		"outcome.before", "outcome.after", "verify.before", "transition.commit.before", "transition.commit.after",
+		"bake.before", "transition.prove.before", "transition.prove.after",
+		"transition.fail.before", "transition.fail.after", "undo_intent.before", "undo_intent.after", "undo.before", "undo.after",
+		"compensation.before", "compensation.after", "finish.before", "transition.undone.before", "transition.undone.after",
+	}
+}
+
+// judge looks at the world and the ledger after recovery.
+func judge(t *testing.T, dir, state string, before, after map[string]string, failing bool) {
+	t.Helper()
+	store, err := openStore(t.Context(), state, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	deps, err := store.List(t.Context(), ledger.Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := picture(t, filepath.Join(dir, "world"))
+	if len(deps) == 0 {
+		if diff := cmp.Diff(before, now); diff != "" {
+			t.Errorf("nothing was recorded, yet the world changed (-before +now):\n%s", diff)
+		}
+		return
+	}
+	switch d := deps[0]; {
+	case d.State == backstay.RolledBack:
+		if diff := cmp.Diff(before, now); diff != "" {
+			t.Errorf("rolled back, but the world differs (-before +now):\n%s", diff)
+		}
+	case d.State == backstay.Proven && !failing:
+		if diff := cmp.Diff(contents(after), contents(now)); diff != "" {
+			t.Errorf("proven, but the world differs from the plan (-want +now):\n%s", diff)
+		}
+	default:
+		t.Errorf("ended %s", d.State)
+	}
+	entries, err := store.Entries(t.Context(), deps[0].ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grammar(t, entries)
+}
+
+// contents drops the times: two deployments write at different ones.
+func contents(in map[string]string) map[string]string {
+	out := map[string]string{}
+	for p, line := range in {
+		fields := strings.SplitN(line, " ", 3)
+		if len(fields) == 3 && fields[1] != "->" {
+			line = fields[0] + " " + fields[2]
+		}
+		out[p] = line
+	}
+	return out
+}
+
+// grammar checks the entries as a language: write-ahead, one compensation per
+// step, numbers without holes.
+func grammar(t *testing.T, entries []backstay.Entry) {
+	t.Helper()
+	open, undone := map[string]bool{}, map[string]int{}
+	for i, e := range entries {
+		if e.N != int64(i+1) {
+			t.Errorf("entry %d has number %d", i+1, e.N)
+		}
+		var body struct {
+			Result string `json:"result"`
+			OK     bool   `json:"ok"`
+		}
+		_ = json.Unmarshal(e.Body, &body)
+		switch e.Kind { //nolint:exhaustive // only these have an order
+		case backstay.EntryIntent:
+			open[e.Step] = true
+		case backstay.EntryOutcome:
+			if !open[e.Step] && body.OK {
+				t.Errorf("entry %d: step %s has an outcome without an intent", e.N, e.Step)
+			}
+		case backstay.EntryUndoIntent, backstay.EntryCompensation:
+			if !open[e.Step] {
+				t.Errorf("entry %d: step %s is undone without an intent", e.N, e.Step)
+			}
+			if e.Kind == backstay.EntryCompensation && body.Result != "failed" {
+				if undone[e.Step]++; undone[e.Step] > 1 {
+					t.Errorf("entry %d: step %s is compensated twice", e.N, e.Step)
+				}
+			}
+		}
+	}
+}
+
+func TestKilledAtEveryFailpoint(t *testing.T) {
+	t.Parallel()
+	after := reference(t)
+	for _, failing := range []bool{false, true} {
+		for _, point := range points() {
+			for _, nth := range []int{1, 2, 5} {
+				name := fmt.Sprintf("%s/%d/failing=%v", point, nth, failing)
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					crash(t, "", fmt.Sprintf("%s:%d", point, nth), 0, failing, after)
+				})
+			}
+		}
+	}
+}
+
+func TestKilledAtRandom(t *testing.T) {
+	t.Parallel()
+	after := reference(t)
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for i := range 60 {
+		delay := time.Duration(rng.IntN(400)) * time.Millisecond
+		t.Run(fmt.Sprintf("%d after %s", i, delay), func(t *testing.T) {
+			t.Parallel()
+			crash(t, "", "", delay, i%2 == 1, after)
+		})
+	}
+}
+
+// reference deploys once without any kill: the world as it must be after a commit.
+func reference(t *testing.T) map[string]string {
+	t.Helper()
+	dir := stage(t, "'true'")
+	out, _ := spawn(t, "deploy", dir, filepath.Join(dir, "state"), "", 0)
+	if strings.TrimSpace(out) != "proven" {
+		t.Fatalf("the undisturbed deployment ended %q", out)
+	}
+	return picture(t, filepath.Join(dir, "world"))
+}
+
+// crash deploys, is killed, recovers (being killed once more on the way), and
+// recovers again, which must change nothing.
+func crash(t *testing.T, state, point string, delay time.Duration, failing bool, after map[string]string) {
+	t.Helper()
+	last := "'true'"
+	if failing {
+		last = "exit 7"
+	}
+	dir := stage(t, last)
+	if state == "" {
+		state = filepath.Join(dir, "state")
+	}
+	before := picture(t, filepath.Join(dir, "world"))
+	_, killed := spawn(t, "deploy", dir, state, point, delay)
+	if killed {
+		// The recovery is killed too, at the same kind of point, and then goes on.
+		spawn(t, "recover", dir, state, point, 0)
+		spawn(t, "recover", dir, state, "", 0)
+	}
+	judge(t, dir, state, before, after, failing)
+	once := picture(t, filepath.Join(dir, "world"))
+	spawn(t, "recover", dir, state, "", 0)
+	if diff := cmp.Diff(once, picture(t, filepath.Join(dir, "world"))); diff != "" {
+		t.Errorf("recovering again changed the world:\n%s", diff)
+	}
+}
