@@ -114,10 +114,10 @@ func (d *Dir) Join(name string) string { return path.Join(d.path, name) }
 // valid until Close.
 func (d *Dir) FD() int { return d.fd() }
 
-func (d *Dir) fd() int { return int(d.file.Fd()) } //nolint:gosec // a descriptor fits an int
+func (d *Dir) fd() int { return int(d.file.Fd()) }
 
-// Sync makes the directory's entries durable.
-func (d *Dir) Sync() error { return wrapSync(d.path, d.file.Sync()) }
+// SyncEntries makes the directory's entries and attributes durable.
+func (d *Dir) SyncEntries() error { return wrapSync(d.path, d.file.Sync()) }
 
 // Lstat reads what name is, without following it.
 func (d *Dir) Lstat(name string) (*unix.Stat_t, error) {
@@ -148,7 +148,7 @@ func (d *Dir) openMode(name string, flags int, perm uint32) (*os.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: d.Join(name), Err: err}
 	}
-	return os.NewFile(uintptr(fd), d.Join(name)), nil //nolint:gosec // a descriptor is not negative here
+	return os.NewFile(uintptr(fd), d.Join(name)), nil
 }
 
 // Names lists the directory, unsorted. With limit > 0 it stops after more than
@@ -212,8 +212,8 @@ func (d *Dir) unlink(name string, flags int) error {
 }
 
 // RemoveAll removes name and all below it, following no symlink: what a
-// symlink points to is never touched. Nothing there is no error. It syncs the
-// directories that it emptied no further: they are gone.
+// symlink points to is never touched. Nothing there is no error. It does not sync
+// this directory.
 func (d *Dir) RemoveAll(name string) error {
 	if err := checkName(name); err != nil {
 		return &fs.PathError{Op: "remove", Path: d.Join(name), Err: err}
@@ -245,6 +245,35 @@ func (d *Dir) RemoveAll(name string) error {
 	return nil
 }
 
+// syncTree makes name and all below it durable, children first.
+func (d *Dir) syncTree(name string) error {
+	st, err := d.Lstat(name)
+	if err != nil {
+		return err
+	}
+	switch modeOf(st) & unix.S_IFMT {
+	case unix.S_IFREG:
+		f, err := d.Open(name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(SyncOpen(f), f.Close())
+	case unix.S_IFDIR:
+		sub, err := d.Sub(name)
+		if err != nil {
+			return err
+		}
+		names, err := sub.Names(0)
+		for _, n := range names {
+			if err == nil {
+				err = sub.syncTree(n)
+			}
+		}
+		return errors.Join(err, sub.SyncEntries(), sub.Close())
+	}
+	return nil
+}
+
 // SetMTime sets the modification time of name (of a symlink: its own; "." is
 // the directory itself) to the nanosecond and leaves its access time alone. It
 // does not sync.
@@ -260,7 +289,7 @@ func (d *Dir) SetMTime(name string, at time.Time) error {
 	return nil
 }
 
-func isType(st *unix.Stat_t, kind uint32) bool { return uint32(st.Mode)&unix.S_IFMT == kind }
+func isType(st *unix.Stat_t, kind uint32) bool { return modeOf(st)&unix.S_IFMT == kind }
 
 // checkRelative refuses what is not a slash path downwards; "." is the
 // directory itself. Names may be any bytes, unlike in fs.ValidPath.

@@ -52,7 +52,7 @@ func Symlink(target, path string) error {
 		if err := d.Symlink(target, name); err != nil {
 			return err
 		}
-		return d.Sync()
+		return d.SyncEntries()
 	})
 }
 
@@ -63,7 +63,7 @@ func RemoveAll(path string) error {
 		if err := d.RemoveAll(name); err != nil {
 			return err
 		}
-		return d.Sync()
+		return d.SyncEntries()
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -79,10 +79,10 @@ func Rename(oldPath, newPath string) error {
 			if err := unix.Renameat(from.fd(), oldName, to.fd(), newName); err != nil {
 				return &os.LinkError{Op: "rename", Old: oldPath, New: newPath, Err: err}
 			}
-			if err := to.Sync(); err != nil {
+			if err := to.SyncEntries(); err != nil {
 				return err
 			}
-			return from.Sync()
+			return from.SyncEntries()
 		})
 	})
 }
@@ -128,23 +128,13 @@ func SyncDir(path string) error {
 	return errors.Join(wrapSync(path, err), f.Close())
 }
 
+// SyncOpen makes content and attributes of an open file durable.
+func SyncOpen(f *os.File) error { return wrapSync(f.Name(), f.Sync()) }
+
 // SyncTree makes a file, or a directory and all below it, durable. Symlinks
-// are not followed.
+// are not followed, and special files are left out.
 func SyncTree(path string) error {
-	return filepath.WalkDir(path, func(p string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return fmt.Errorf("sync tree: %w", err)
-		}
-		if !entry.IsDir() && !entry.Type().IsRegular() {
-			return nil
-		}
-		f, err := os.OpenFile(p, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return fmt.Errorf("sync tree: %w", err)
-		}
-		err = f.Sync()
-		return errors.Join(wrapSync(p, err), f.Close())
-	})
+	return inParent(path, func(d *Dir, name string) error { return d.syncTree(name) })
 }
 
 func wrapSync(path string, err error) error {

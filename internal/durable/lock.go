@@ -78,5 +78,5 @@ func writePID(f *os.File) error {
 }
 
 func flock(f *os.File) error {
-	return retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }) //nolint:gosec // a descriptor fits an int
+	return retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 }

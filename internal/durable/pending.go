@@ -135,7 +135,7 @@ func (p *Pending) Write(b []byte) (int, error) {
 func (p *Pending) SyncFile() error { return wrapSync(p.Path(), p.file.Sync()) }
 
 // Commit makes the content durable and puts it in the name's place. The rename
-// itself is durable after Dir.Sync. On error the old file is in place and the
+// itself is durable after Dir.SyncEntries. On error the old file is in place and the
 // temporary one is gone.
 func (p *Pending) Commit() error {
 	if err := p.SyncFile(); err != nil {
@@ -194,7 +194,7 @@ func (d *Dir) WriteFile(name string, r io.Reader, attr Attr) (err error) {
 	if err := p.Commit(); err != nil {
 		return err
 	}
-	return d.Sync()
+	return d.SyncEntries()
 }
 
 // Symlink puts a symlink to target in name's place. It does not sync.
@@ -243,7 +243,7 @@ func (d *Dir) holds(name string, f *os.File) bool {
 		return false
 	}
 	var open unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &open); err != nil { //nolint:gosec // a descriptor fits an int
+	if err := unix.Fstat(int(f.Fd()), &open); err != nil {
 		return false
 	}
 	return st.Dev == open.Dev && st.Ino == open.Ino

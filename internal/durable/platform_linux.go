@@ -8,3 +8,5 @@ const (
 	// omitTime is the nanosecond value that leaves a time alone.
 	omitTime = unix.UTIME_OMIT
 )
+
+func modeOf(st *unix.Stat_t) uint32 { return st.Mode }

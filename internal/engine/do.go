@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go"
@@ -55,7 +54,7 @@ func (r *runner) looked(acts context.Context, st *backstay.Step, before backstay
 		return
 	}
 	r.append(backstay.EntryIntent, st.ID, backstay.IntentBody{Before: ref}, rec.blobsOf()...)
-	r.then = append(r.then, func() { r.do(acts, st, before) })
+	r.afterFlush(st.ID, func() { r.do(acts, st, before) })
 }
 
 // refuseStep records that a step failed before it touched anything.
@@ -300,7 +299,7 @@ func (r *runner) resolve(acts context.Context, id string) {
 		}
 		return
 	}
-	if slices.ContainsFunc(r.pending, func(e backstay.Entry) bool { return e.Kind == backstay.EntryIntent && e.Step == id }) {
+	if r.busy(id) {
 		return // its act starts after the flush
 	}
 	st := r.core.steps[id]

@@ -31,8 +31,9 @@ type runner struct {
 	consumed  []string
 	resources []ledger.Resource
 	timings   []ledger.Timing
-	overdue   bool     // pending entries waited long enough
-	then      []func() // acts whose intent is in pending: started after the flush
+	overdue   bool            // pending entries waited long enough
+	then      []func()        // acts whose intent is in pending: started after the flush
+	queued    map[string]bool // the steps they belong to
 
 	blobs   *sharedBlobs
 	scrub   *scrubber
@@ -94,7 +95,7 @@ func (e *Engine) newRunner(ctx context.Context, lease ledger.Lease) (*runner, er
 	r := &runner{
 		e: e, plan: p, core: newCore(p, est, e.actions.Settles), lease: lease, progress: progress, deployed: dep,
 		blobs: &sharedBlobs{buffer: e.store.NewBlobBuffer(ctx)}, scrub: newScrubber(e.opts.Secrets),
-		orphans: map[string]bool{}, flights: map[string]*flight{}, done: make(chan func()),
+		orphans: map[string]bool{}, flights: map[string]*flight{}, queued: map[string]bool{}, done: make(chan func()),
 	}
 	for id, sp := range progress.Steps {
 		if sp.Phase == PhaseOpen || sp.Phase == PhaseUndoing {
@@ -247,7 +248,7 @@ func (r *runner) dispatch(acts context.Context) bool {
 // start runs work in a worker under the name of what it is about; the closure
 // it returns runs in the loop. A name that is in flight is not started again.
 func (r *runner) start(acts context.Context, name, what string, looking bool, work func(ctx context.Context) func()) {
-	if _, busy := r.flights[name]; busy {
+	if r.busy(name) {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(acts)
@@ -270,6 +271,16 @@ func (r *runner) start(acts context.Context, name, what string, looking bool, wo
 		}
 	})
 	r.publish(what)
+}
+
+// busy reports whether something about name is under way, or will be after
+// the next flush.
+func (r *runner) busy(name string) bool { return r.flights[name] != nil || r.queued[name] }
+
+// afterFlush starts an act as soon as its intent, now pending, is durable.
+func (r *runner) afterFlush(step string, act func()) {
+	r.queued[step] = true
+	r.then = append(r.then, act)
 }
 
 // land forgets a flight that came back (or was called off).
@@ -360,7 +371,7 @@ func (r *runner) flush(ctx context.Context) {
 	}
 	r.pending, r.consumed, r.resources, r.timings = nil, nil, nil, nil
 	then := r.then
-	r.then, r.overdue = nil, false
+	r.then, r.queued, r.overdue = nil, map[string]bool{}, false
 	for _, act := range then {
 		act()
 	}

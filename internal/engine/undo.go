@@ -20,7 +20,7 @@ func (r *runner) undo(acts context.Context, id string) {
 		r.append(backstay.EntryCompensation, id, backstay.CompensationBody{Result: CompensationUntouched})
 		return
 	}
-	if _, busy := r.flights[id]; busy {
+	if r.busy(id) {
 		return
 	}
 	before, err := r.load(sp.Before)
@@ -88,7 +88,7 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 		return
 	}
 	r.append(backstay.EntryUndoIntent, st.ID, backstay.UndoIntentBody{Now: ref}, rec.blobsOf()...)
-	r.then = append(r.then, func() { r.takeBack(acts, st, after, choice) })
+	r.afterFlush(st.ID, func() { r.takeBack(acts, st, after, choice) })
 }
 
 // halfUndone gives the after-image to compare with when an undo was cut off:

@@ -37,6 +37,9 @@ type world struct {
 }
 
 func newWorld(values map[backstay.Key]string) *world {
+	if values == nil {
+		values = map[backstay.Key]string{}
+	}
 	return &world{
 		values: maps.Clone(values), doErr: map[string]error{}, noWrite: map[string]bool{}, undoErr: map[string]error{},
 		lies: map[string]bool{}, before: map[string]func(){}, opaque: map[backstay.Key]bool{}, settled: map[string]bool{},

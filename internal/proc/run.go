@@ -94,11 +94,11 @@ func (e *StartError) Unwrap() error { return e.Err }
 // Run runs the command to its end and returns how it ended; an exit status
 // other than 0 is no error. When it returns, nothing of the run is alive,
 // except after success of a Detached command. When ctx ends first, the run is
-// ended as the package comment says and the context's cause is returned
-// (wrapped, errors.Is finds it).
+// ended as the package comment says and an error is returned that wraps both
+// ctx.Err() and the context's cause.
 func Run(ctx context.Context, c Command) (Exit, error) {
 	if err := ctx.Err(); err != nil {
-		return Exit{}, fmt.Errorf("run %s: %w", c.name(), context.Cause(ctx))
+		return Exit{}, fmt.Errorf("run %s: %w", c.name(), ending(ctx))
 	}
 	if _, inside := os.LookupEnv(envSupervisor); inside {
 		return Exit{}, ErrNotSupervised
@@ -114,6 +114,15 @@ func Run(ctx context.Context, c Command) (Exit, error) {
 		return Exit{}, err
 	}
 	return r.wait(ctx)
+}
+
+// ending is why ctx ended: an error that is both ctx.Err() and the cause.
+func ending(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == nil || errors.Is(cause, err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 func (c *Command) name() string {
@@ -377,7 +386,7 @@ func (r *run) wait(ctx context.Context) (Exit, error) {
 				// The supervisor is gone without a last word: killed.
 				err := r.abandon(ctx)
 				if ctx.Err() != nil {
-					return Exit{}, errors.Join(fmt.Errorf("run %s: %w", r.command.name(), context.Cause(ctx)), err)
+					return Exit{}, errors.Join(fmt.Errorf("run %s: %w", r.command.name(), ending(ctx)), err)
 				}
 				return Exit{}, errors.Join(fmt.Errorf("run %s: its supervisor was killed", r.command.name()), err)
 			}
@@ -393,7 +402,7 @@ func (r *run) wait(ctx context.Context) (Exit, error) {
 			bound = timer.C
 		case <-bound:
 			err := r.abandon(ctx)
-			return Exit{}, errors.Join(fmt.Errorf("run %s: %w", r.command.name(), context.Cause(ctx)), err)
+			return Exit{}, errors.Join(fmt.Errorf("run %s: %w", r.command.name(), ending(ctx)), err)
 		}
 	}
 }
@@ -410,7 +419,7 @@ func (r *run) finish(ctx context.Context, rep report) (Exit, error) {
 	case rep.Error != "":
 		return exit, fmt.Errorf("run %s: %s", r.command.name(), rep.Error)
 	case rep.Stopped && ctx.Err() != nil:
-		return exit, fmt.Errorf("run %s: %w", r.command.name(), context.Cause(ctx))
+		return exit, fmt.Errorf("run %s: %w", r.command.name(), ending(ctx))
 	case rep.Stopped:
 		return exit, fmt.Errorf("run %s: its supervisor was told to stop", r.command.name())
 	}

@@ -123,15 +123,18 @@ func captureOnce(ctx context.Context, p string, opts Options) (_ map[string]Entr
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
+	if c.keep {
+		c.checkWritable(dir, p)
+	}
 	st, err := dir.Lstat(filepath.Base(p))
 	if errors.Is(err, fs.ErrNotExist) {
+		if len(c.problems.Items) > 0 {
+			return nil, c.problems
+		}
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
-	}
-	if c.keep {
-		c.checkWritable(dir, p)
 	}
 	if err := c.visit(dir, filepath.Base(p), "", st, 0); err != nil && !errors.Is(err, errStop) {
 		return nil, err
@@ -178,11 +181,11 @@ func (c *capturer) visit(dir *durable.Dir, name, part string, st *unix.Stat_t, d
 	case Symlink:
 		var target string
 		target, err = dir.Readlink(name)
-		e.Target = escape(target)
+		e.Target = Escape(target)
 	case Dir:
 		err = c.dir(dir, name, part, st, &e, depth)
 	case FIFO, Socket, CharDevice, BlockDevice:
-		c.refuse(part, "is a "+map[Type]string{FIFO: "FIFO", Socket: "socket", CharDevice: "device", BlockDevice: "device"}[e.Type])
+		c.refuse(part, "is a "+string(e.Type)+", which no undo can bring back")
 	case Mount:
 	default:
 		c.refuse(part, "is of an unknown type")
@@ -219,7 +222,7 @@ func (c *capturer) dir(parent *durable.Dir, name, part string, st *unix.Stat_t, 
 		return err
 	}
 	for _, n := range names {
-		below := joinPart(part, escape(n))
+		below := joinPart(part, Escape(n))
 		if durable.IsTemp(n) || c.ignored(below) {
 			continue
 		}
@@ -256,19 +259,25 @@ func (c *capturer) names(sub *durable.Dir, part string) ([]string, error) {
 		}
 		return names, nil
 	}
-	left := c.opts.Limits.Files - len(c.entries)
-	names, err := sub.Names(max(left, 1) + len(c.opts.Ignore)*1000)
+	limit := max(c.opts.Limits.Files-len(c.entries), 1)
+	if len(c.opts.Ignore) > 0 {
+		limit += DefaultLimits().Files // ignored names do not count, but have an end too
+	}
+	names, err := sub.Names(limit)
 	if err != nil {
 		return nil, err
+	}
+	if len(names) > limit {
+		return nil, c.stop(part, fmt.Sprintf("holds more files than the limit of %d", c.opts.Limits.Files))
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
 func (c *capturer) file(dir *durable.Dir, name, part string, st *unix.Stat_t, e *Entry) error {
-	id := inode{dev: uint64(st.Dev), ino: st.Ino}
+	id := inode{dev: devOf(st), ino: st.Ino}
 	if st.Nlink > 1 {
-		c.nlink[id] = int(st.Nlink) //nolint:gosec // link counts are small
+		c.nlink[id] = linksOf(st)
 		c.groups[id] = append(c.groups[id], part)
 		if first := c.groups[id][0]; first != part {
 			known := c.entries[first]
@@ -292,7 +301,7 @@ func (c *capturer) file(dir *durable.Dir, name, part string, st *unix.Stat_t, e 
 // state of it that was read.
 func (c *capturer) content(f *os.File, st *unix.Stat_t, e *Entry) error {
 	var err error
-	if e.Xattrs, err = readXattrs(int(f.Fd())); err != nil { //nolint:gosec // a descriptor fits an int
+	if e.Xattrs, err = readXattrs(int(f.Fd())); err != nil {
 		return err
 	}
 	in := io.LimitReader(contextReader{c.ctx, f}, st.Size+1)
@@ -308,7 +317,7 @@ func (c *capturer) content(f *os.File, st *unix.Stat_t, e *Entry) error {
 		return fmt.Errorf("read content: %w", err)
 	}
 	var now unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &now); err != nil { //nolint:gosec // a descriptor fits an int
+	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
 		return &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	if n != st.Size || !unchanged(st, &now) {

@@ -167,8 +167,8 @@ func (e Entry) sameContent(now Entry) bool {
 // entryOf describes what a stat says; content, target and attributes are added
 // by who reads them.
 func entryOf(st *unix.Stat_t) Entry {
-	e := Entry{UID: int(st.Uid), GID: int(st.Gid), MTime: FormatMTime(mtimeOf(st)), Mode: FormatMode(uint32(st.Mode))}
-	switch uint32(st.Mode) & unix.S_IFMT {
+	e := Entry{UID: int(st.Uid), GID: int(st.Gid), MTime: FormatMTime(mtimeOf(st)), Mode: FormatMode(modeOf(st))}
+	switch modeOf(st) & unix.S_IFMT {
 	case unix.S_IFREG:
 		e.Type, e.Size = File, st.Size
 	case unix.S_IFDIR:
@@ -210,9 +210,9 @@ func joinPart(dir, name string) string {
 	return dir + "/" + name
 }
 
-// escape makes any bytes of a file name valid UTF-8 without losing one: a byte
+// Escape makes any bytes of a file name valid UTF-8 without losing one: a byte
 // that is not is written \xHH, a backslash is doubled.
-func escape(name string) string {
+func Escape(name string) string {
 	if utf8.ValidString(name) && !strings.Contains(name, `\`) {
 		return name
 	}
@@ -232,7 +232,7 @@ func escape(name string) string {
 	return b.String()
 }
 
-// unescape is the inverse of escape.
+// unescape is the inverse of Escape.
 func unescape(text string) (string, error) {
 	if !strings.Contains(text, `\`) {
 		return text, nil

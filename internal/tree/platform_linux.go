@@ -22,3 +22,9 @@ func protection(dir *durable.Dir, name string, _ *unix.Stat_t) (mount, frozen bo
 	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
 		stx.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0, nil
 }
+
+func modeOf(st *unix.Stat_t) uint32 { return st.Mode }
+
+func devOf(st *unix.Stat_t) uint64 { return st.Dev }
+
+func linksOf(st *unix.Stat_t) int { return int(st.Nlink) } //nolint:gosec // link counts are small

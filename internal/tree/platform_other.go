@@ -17,3 +17,9 @@ func protection(dir *durable.Dir, _ string, st *unix.Stat_t) (mount, frozen bool
 	}
 	return parent.Dev != st.Dev, false, nil
 }
+
+func modeOf(st *unix.Stat_t) uint32 { return uint32(st.Mode) }
+
+func devOf(st *unix.Stat_t) uint64 { return uint64(st.Dev) }
+
+func linksOf(st *unix.Stat_t) int { return int(st.Nlink) }

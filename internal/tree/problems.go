@@ -60,7 +60,10 @@ func classify(op, path string, err error) error {
 	}
 	out := &backstay.Error{Class: backstay.Permanent, Op: op, Subject: quote(path), Err: err}
 	var unrestorable *UnrestorableError
+	var known *backstay.Error
 	switch {
+	case errors.As(err, &known) && known.Class != "":
+		out.Class = known.Class // it knows better, its hint too
 	case errors.As(err, &unrestorable):
 		out.Subject = ""
 		out.Hint = "name smaller paths, or leave these files out"

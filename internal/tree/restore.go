@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,7 +72,7 @@ type restorer struct {
 	listed  map[string]bool
 	blobs   backstay.Blobs
 	opts    ApplyOptions
-	touched map[string]time.Time // unlisted directories and their times before the restore's own work
+	touched map[string]time.Time // unlisted directories above the parts, with their times at the start
 	errs    []error
 }
 
@@ -82,6 +82,7 @@ type restorer struct {
 func (r *restorer) run() error {
 	bottomUp := slices.Clone(r.parts)
 	slices.Reverse(bottomUp)
+	r.each(r.parts, r.note)
 	r.each(bottomUp, r.clear)
 	r.each(r.parts, r.create)
 	r.each(r.parts, r.link)
@@ -136,26 +137,35 @@ func (r *restorer) inside(part string, do func(dir *durable.Dir) error) error {
 	})
 }
 
-// touch notes the time of the directory that part lies in before it is changed.
-// The directory that the keyed path itself lies in is nobody's part.
-func (r *restorer) touch(part string, dir *durable.Dir) error {
-	if part == "" {
-		return nil
-	}
+// note remembers the time of the directory that part lies in, before anything
+// is changed. A directory that is listed gets its own; the one that the keyed
+// path itself lies in is nobody's part.
+func (r *restorer) note(part string) error {
 	parent := parentPart(part)
-	if _, known := r.touched[parent]; known || r.listed[parent] {
+	if _, known := r.touched[parent]; part == "" || known || r.listed[parent] {
 		return nil
 	}
-	st, err := dir.Lstat(".")
-	if err != nil {
+	err := r.inside(parent, func(dir *durable.Dir) error {
+		st, err := dir.Lstat(".")
+		if err == nil {
+			r.touched[parent] = mtimeOf(st)
+		}
 		return err
+	})
+	if gone(err) {
+		return nil
 	}
-	r.touched[parent] = mtimeOf(st)
-	return nil
+	return err
 }
 
-// allow asks the guard and notes the directory's time, right before a change.
-func (r *restorer) allow(part string, dir *durable.Dir, now *Entry) error {
+// gone reports whether a directory on the way is missing or no directory (any
+// more): what lies in it is absent, by whatever other road it may be reached.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, durable.ErrSymlink)
+}
+
+// allow asks the context and the guard right before a change.
+func (r *restorer) allow(part string, now *Entry) error {
 	if err := r.ctx.Err(); err != nil {
 		return err //nolint:wrapcheck // callers compare it
 	}
@@ -164,11 +174,9 @@ func (r *restorer) allow(part string, dir *durable.Dir, now *Entry) error {
 		if now != nil {
 			value = now.JSON()
 		}
-		if err := r.opts.Guard(part, value); err != nil {
-			return err
-		}
+		return r.opts.Guard(part, value)
 	}
-	return r.touch(part, dir)
+	return nil
 }
 
 // clear removes what target does not have, and what stands in the way because
@@ -183,15 +191,15 @@ func (r *restorer) clear(part string) error {
 		if err != nil {
 			return err
 		}
-		isDir := uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR
+		isDir := modeOf(st)&unix.S_IFMT == unix.S_IFDIR
 		if wanted && isDir == (want.Type == Dir) {
 			return nil
 		}
-		now, err := r.describe(dir, name, st)
+		now, err := r.current(dir, name)
 		if err != nil {
 			return err
 		}
-		if err := r.allow(part, dir, &now); err != nil {
+		if err := r.allow(part, now); err != nil {
 			return err
 		}
 		if !isDir {
@@ -199,7 +207,7 @@ func (r *restorer) clear(part string) error {
 		}
 		return r.removeDir(dir, name)
 	})
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	if gone(err) {
 		return nil
 	}
 	return err
@@ -270,7 +278,7 @@ func (r *restorer) create(part string) error {
 func (r *restorer) createDir(dir *durable.Dir, name, part string) error {
 	st, err := dir.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := r.allow(part, dir, nil); err != nil {
+		if err := r.allow(part, nil); err != nil {
 			return err
 		}
 		return dir.Mkdir(name, 0o700)
@@ -279,8 +287,8 @@ func (r *restorer) createDir(dir *durable.Dir, name, part string) error {
 		return err
 	}
 	// Work inside needs access; finishDir sets the wanted mode in the end.
-	if uint32(st.Mode)&0o700 != 0o700 && uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR {
-		if err := unix.Fchmodat(dir.FD(), name, uint32(st.Mode)&0o7777|0o700, 0); err != nil {
+	if os.Geteuid() != 0 && modeOf(st)&0o700 != 0o700 {
+		if err := unix.Fchmodat(dir.FD(), name, modeOf(st)&0o7777|0o700, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return &fs.PathError{Op: "set mode", Path: dir.Join(name), Err: err}
 		}
 	}
@@ -299,7 +307,7 @@ func (r *restorer) createSymlink(dir *durable.Dir, name, part string, want Entry
 	if now != nil && want.same(*now) {
 		return nil
 	}
-	if err := r.allow(part, dir, now); err != nil {
+	if err := r.allow(part, now); err != nil {
 		return err
 	}
 	if now == nil || !want.sameContent(*now) {
@@ -370,7 +378,7 @@ func (r *restorer) link(part string) error {
 			if err != nil {
 				return err
 			}
-			if err := r.allow(part, dir, now); err != nil {
+			if err := r.allow(part, now); err != nil {
 				return err
 			}
 			return dir.Link(from, first, name)
@@ -422,7 +430,7 @@ func (r *restorer) finishTouched(part string) error {
 		}
 		return dir.SetMTime(".", at)
 	})
-	if errors.Is(err, fs.ErrNotExist) {
+	if gone(err) {
 		return nil
 	}
 	return err
@@ -445,7 +453,7 @@ func (r *restorer) complete(dir *durable.Dir, part string) bool {
 		if durable.IsTemp(name) {
 			continue
 		}
-		if _, ok := r.want[joinPart(part, escape(name))]; !ok {
+		if _, ok := r.want[joinPart(part, Escape(name))]; !ok {
 			return false
 		}
 		found++
@@ -465,33 +473,18 @@ func (r *restorer) syncDirs() {
 			dirs[part] = true
 		}
 	}
-	sync := func(dir *durable.Dir) error { return dir.Sync() }
+	sync := func(dir *durable.Dir) error { return dir.SyncEntries() }
 	for _, part := range slices.Sorted(keysOf(dirs)) {
 		err := r.inside(part, sync)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, durable.ErrSymlink) {
+		if err == nil || gone(err) {
 			continue
 		}
 		r.errs = append(r.errs, classify("restore", r.path+"/"+part, err))
 	}
 	if r.listed[""] {
-		err := r.in("", func(dir *durable.Dir, _ string) error { return dir.Sync() })
+		err := r.in("", func(dir *durable.Dir, _ string) error { return dir.SyncEntries() })
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			r.errs = append(r.errs, classify("restore", r.path, err))
 		}
 	}
-}
-
-// Sweep removes the temporary files that a killed process left of writing the
-// named parts of path. One that a living process holds is a Transient error.
-func Sweep(p string, parts []string) error {
-	r := &restorer{ctx: context.Background(), path: p}
-	var errs []error
-	for _, part := range parts {
-		err := r.in(part, func(dir *durable.Dir, name string) error { return dir.Sweep(name) })
-		if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, durable.ErrSymlink) {
-			continue
-		}
-		errs = append(errs, classify("sweep", strings.TrimSuffix(p+"/"+part, "/"), err))
-	}
-	return errors.Join(errs...)
 }

@@ -30,7 +30,7 @@ func (r *restorer) createFile(dir *durable.Dir, name, part string, want Entry) e
 		if err != nil {
 			return err
 		}
-		if int(st.Nlink) <= r.groupSize(part) { //nolint:gosec,unconvert // link counts are small; their type differs by system
+		if linksOf(st) <= r.groupSize(part) {
 			if want.same(*now) {
 				return nil
 			}
@@ -62,22 +62,22 @@ func (r *restorer) adjust(dir *durable.Dir, name, part string, want Entry, now *
 	}
 	err = func() error {
 		var open unix.Stat_t
-		if err := unix.Fstat(int(f.Fd()), &open); err != nil { //nolint:gosec // a descriptor fits an int
+		if err := unix.Fstat(int(f.Fd()), &open); err != nil {
 			return &fs.PathError{Op: "stat", Path: dir.Join(name), Err: err}
 		}
-		if uint32(open.Mode)&unix.S_IFMT != unix.S_IFREG {
+		if modeOf(&open)&unix.S_IFMT != unix.S_IFREG {
 			return errChanged
 		}
-		if err := r.allow(part, dir, now); err != nil {
+		if err := r.allow(part, now); err != nil {
 			return err
 		}
-		if err := setAttributes(int(f.Fd()), want); err != nil { //nolint:gosec // a descriptor fits an int
+		if err := setAttributes(int(f.Fd()), want); err != nil {
 			return err
 		}
 		if err := setMTime(dir, name, want); err != nil {
 			return err
 		}
-		return f.Sync() //nolint:forbidigo,wrapcheck // attributes of an existing file; no rename is involved
+		return durable.SyncOpen(f)
 	}()
 	return errors.Join(err, f.Close())
 }
@@ -86,10 +86,6 @@ func (r *restorer) adjust(dir *durable.Dir, name, part string, want Entry, now *
 func (r *restorer) replace(dir *durable.Dir, name, part string, want Entry, now *Entry) (err error) {
 	if err := r.ctx.Err(); err != nil {
 		return err //nolint:wrapcheck // callers compare it
-	}
-	// Creating the temporary file changes the directory's time already.
-	if err := r.touch(part, dir); err != nil {
-		return err
 	}
 	p, err := dir.Create(name)
 	if err != nil {
@@ -104,7 +100,7 @@ func (r *restorer) replace(dir *durable.Dir, name, part string, want Entry, now 
 			return err
 		}
 	}
-	if err := setAttributes(int(p.File().Fd()), want); err != nil { //nolint:gosec // a descriptor fits an int
+	if err := setAttributes(int(p.File().Fd()), want); err != nil {
 		return err
 	}
 	if err := setMTime(dir, durable.TempName(name), want); err != nil {
@@ -118,7 +114,7 @@ func (r *restorer) replace(dir *durable.Dir, name, part string, want Entry, now 
 			return err
 		}
 	}
-	if err := r.allow(part, dir, now); err != nil {
+	if err := r.allow(part, now); err != nil {
 		return err
 	}
 	return p.Commit()
@@ -158,33 +154,21 @@ func setAttributes(fd int, want Entry) error {
 		return fmt.Errorf("stat: %w", err)
 	}
 	isUser := func(name string) bool { return strings.HasPrefix(name, "user.") }
+	if err := dropXattrs(fd, want.Xattrs); err != nil {
+		return err
+	}
 	if err := writeXattrs(fd, want.Xattrs, isUser); err != nil {
 		return err
 	}
-	owner := int(st.Uid) != want.UID || int(st.Gid) != want.GID
-	if owner {
+	if int(st.Uid) != want.UID || int(st.Gid) != want.GID {
 		if err := unix.Fchown(fd, want.UID, want.GID); err != nil {
 			return fmt.Errorf("set owner: %w", err)
 		}
-	}
-	// Removing an ACL turns its mask into the group's bits, so the mode comes after.
-	if err := writeXattrs(fd, keepOnly(want.Xattrs, isUser), func(name string) bool { return !isUser(name) }); err != nil {
-		return err
 	}
 	if err := unix.Fchmod(fd, mode); err != nil {
 		return fmt.Errorf("set mode: %w", err)
 	}
 	return writeXattrs(fd, want.Xattrs, func(name string) bool { return !isUser(name) })
-}
-
-func keepOnly(attrs map[string][]byte, pick func(string) bool) map[string][]byte {
-	kept := map[string][]byte{}
-	for name, value := range attrs {
-		if pick(name) {
-			kept[name] = value
-		}
-	}
-	return kept
 }
 
 func setMTime(dir *durable.Dir, name string, want Entry) error {

@@ -60,18 +60,31 @@ func grow(call func([]byte) (int, error)) ([]byte, error) {
 	}
 }
 
-// writeXattrs makes fd's attributes those of want, of the names that pick takes.
-func writeXattrs(fd int, want map[string][]byte, pick func(string) bool) error {
+// dropXattrs removes the attributes that want does not have.
+func dropXattrs(fd int, want map[string][]byte) error {
 	now, err := readXattrs(fd)
 	if err != nil {
 		return err
 	}
 	for name := range now {
-		if _, ok := want[name]; !ok && pick(name) {
-			if err := unix.Fremovexattr(fd, name); err != nil {
-				return fmt.Errorf("remove extended attribute %s: %w", name, err)
-			}
+		if _, ok := want[name]; ok {
+			continue
 		}
+		if err := unix.Fremovexattr(fd, name); err != nil {
+			return fmt.Errorf("remove extended attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// writeXattrs sets those of want that pick takes and that differ.
+func writeXattrs(fd int, want map[string][]byte, pick func(string) bool) error {
+	if len(want) == 0 {
+		return nil
+	}
+	now, err := readXattrs(fd)
+	if err != nil {
+		return err
 	}
 	for name, value := range want {
 		if have, ok := now[name]; !pick(name) || (ok && slices.Equal(have, value)) {

@@ -105,6 +105,9 @@ func cuts(t *testing.T, s Suite, body func(t *testing.T, ctx context.Context, en
 		if !reached || !passed {
 			break
 		}
+		if n == s.MaxCuts-1 {
+			t.Logf("points beyond the first %d were not tried", s.MaxCuts)
+		}
 	}
 	for _, delay := range s.CancelAfter {
 		t.Run("after "+delay.String(), func(t *testing.T) {

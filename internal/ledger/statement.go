@@ -1,0 +1,178 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// querier is what both a database and a transaction can do.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+var (
+	_ querier = (*sql.DB)(nil)
+	_ querier = (*sql.Tx)(nil)
+	_ querier = (*txn)(nil)
+)
+
+// kept holds the prepared statements of an embedded database's one write
+// connection: parsing SQL would cost more than running it. Drivers of servers
+// keep their own.
+type kept struct {
+	db  *sql.DB // nil: keep none
+	mu  sync.Mutex
+	all map[string]*sql.Stmt
+}
+
+func newKept(b Backend) *kept {
+	k := &kept{all: map[string]*sql.Stmt{}}
+	if b.Embedded {
+		k.db = b.Write
+	}
+	return k
+}
+
+// prepare readies statements outside of a transaction, where the only write
+// connection is free.
+func (k *kept) get(query string) *sql.Stmt {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.all[query]
+}
+
+func (k *kept) put(query string, stmt *sql.Stmt) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.all[query] = stmt
+}
+
+func (k *kept) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, stmt := range k.all {
+		_ = stmt.Close() // the connection goes next
+	}
+	clear(k.all)
+}
+
+// txn is a transaction that uses kept statements. Queries that it met for the
+// first time are prepared after it ended (learn).
+type txn struct {
+	*sql.Tx
+	kept *kept
+	new  []string
+}
+
+func (t *txn) stmt(ctx context.Context, query string) *sql.Stmt {
+	if t.kept.db == nil {
+		return nil
+	}
+	if stmt := t.kept.get(query); stmt != nil {
+		return t.StmtContext(ctx, stmt)
+	}
+	t.new = append(t.new, query)
+	return nil
+}
+
+// ExecContext runs a statement.
+func (t *txn) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if stmt := t.stmt(ctx, query); stmt != nil {
+		return stmt.ExecContext(ctx, args...)
+	}
+	return t.Tx.ExecContext(ctx, query, args...)
+}
+
+// QueryContext runs a query.
+func (t *txn) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if stmt := t.stmt(ctx, query); stmt != nil {
+		return stmt.QueryContext(ctx, args...)
+	}
+	return t.Tx.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext runs a query of one row.
+func (t *txn) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if stmt := t.stmt(ctx, query); stmt != nil {
+		return stmt.QueryRowContext(ctx, args...)
+	}
+	return t.Tx.QueryRowContext(ctx, query, args...)
+}
+
+// learn prepares the queries that the transaction met for the first time. An
+// error only means that the query is parsed again next time.
+func (t *txn) learn(ctx context.Context) {
+	for _, query := range t.new {
+		if t.kept.get(query) != nil {
+			continue
+		}
+		if stmt, err := t.kept.db.PrepareContext(ctx, query); err == nil {
+			t.kept.put(query, stmt)
+		}
+	}
+	t.new = nil
+}
+
+// insertMany inserts rows with as few statements as a handful of statement
+// shapes allows: 32, 16, 8, 4, 2 or 1 rows each.
+func insertMany(ctx context.Context, q querier, into string, columns int, rows [][]any) error {
+	for len(rows) > 0 {
+		n := 32
+		for n > len(rows) {
+			n /= 2
+		}
+		args := make([]any, 0, n*columns)
+		for _, row := range rows[:n] {
+			args = append(args, row...)
+		}
+		if _, err := q.ExecContext(ctx, into+" VALUES "+places(n, columns), args...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// places is "($1, $2), ($3, $4)" for two rows of two columns.
+func places(rows, columns int) string {
+	var b strings.Builder
+	for i := range rows * columns {
+		switch {
+		case i == 0:
+			b.WriteString("(")
+		case i%columns == 0:
+			b.WriteString("), (")
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(i+1))
+	}
+	return b.String() + ")"
+}
+
+// in is "($first, …)" for n values.
+func in(first, n int) string {
+	var b strings.Builder
+	b.WriteString("(")
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("$" + strconv.Itoa(first+i))
+	}
+	return b.String() + ")"
+}
+
+// exec runs a statement and returns how many rows it changed.
+func exec(ctx context.Context, q querier, query string, args ...any) (int64, error) {
+	res, err := q.ExecContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}

@@ -1,0 +1,203 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// The actions that a fault can take where it waits.
+const (
+	actCrash      = "crash"       // the process dies here
+	actOutside    = "outside"     // somebody else writes a cell
+	actAbort      = "abort"       // an abort signal arrives through the ledger
+	actStop       = "stop"        // Ctrl-C, once
+	actFail       = "fail"        // error, no effect
+	actTransient  = "transient"   // transient error, no effect
+	actPart       = "part"        // error after half of the effect
+	actFull       = "full"        // error after all of the effect
+	actLost       = "lost"        // transient error after all of the effect: the answer was lost
+	actLie        = "lie"         // success without effect
+	actPartLie    = "part-lie"    // success after half of the effect
+	actHang       = "hang"        // nothing until the context ends
+	actHangPart   = "hang-part"   // half, then nothing until the context ends
+	actUnread     = "unread"      // what is read cannot be read this time
+	actObserveErr = "observe-err" // nothing can be read at all
+	actStoreErr   = "store-err"   // the write does not happen and says so
+	actStoreLost  = "store-lost"  // the write happens, its answer is an error
+)
+
+// every marks a fault that happens at each pass of its point.
+const every = -1
+
+// fault is one scripted misfortune: an action at the N-th pass of a point
+// (counted over all processes of a run). Its text is "action@point#n", with
+// "(cell=value)" behind the action "outside" and "*" for every pass.
+type fault struct {
+	Action string
+	Cell   string
+	Value  string
+	Point  string
+	N      int
+}
+
+func (f fault) String() string {
+	arg, n := "", "*"
+	if f.Action == actOutside {
+		arg = "(" + f.Cell + "=" + f.Value + ")"
+	}
+	if f.N != every {
+		n = strconv.Itoa(f.N)
+	}
+	return f.Action + arg + "@" + f.Point + "#" + n
+}
+
+// parseFaults reads what joined String values with "+" between them say.
+func parseFaults(text string) ([]fault, error) {
+	var all []fault
+	for one := range strings.SplitSeq(text, "+") {
+		if one == "" {
+			continue
+		}
+		action, point, ok := strings.Cut(one, "@")
+		point, nth, counted := strings.Cut(point, "#")
+		if !ok || !counted {
+			return nil, fmt.Errorf("fault %q is not action@point#n", one)
+		}
+		f := fault{Point: point, N: every}
+		f.Action, f.Cell, _ = strings.Cut(action, "(")
+		f.Cell, f.Value, _ = strings.Cut(strings.TrimSuffix(f.Cell, ")"), "=")
+		if nth != "*" {
+			var err error
+			if f.N, err = strconv.Atoi(nth); err != nil {
+				return nil, fmt.Errorf("fault %q: %w", one, err)
+			}
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+func faultText(all []fault) string {
+	texts := make([]string, len(all))
+	for i, f := range all {
+		texts[i] = f.String()
+	}
+	return strings.Join(texts, "+")
+}
+
+// faults are those of one run, with the passes counted so far.
+type faults struct {
+	mu     sync.Mutex
+	script []fault
+	fired  []bool
+	counts map[string]int
+	trace  []string // every pass, as point#n
+}
+
+func newFaults(script []fault) *faults {
+	return &faults{script: script, fired: make([]bool, len(script)), counts: map[string]int{}}
+}
+
+// pass counts a pass of the point and returns the faults that wait there.
+func (f *faults) pass(point string) hits {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counts[point]++
+	n := f.counts[point]
+	f.trace = append(f.trace, point+"#"+strconv.Itoa(n))
+	var found hits
+	for i, one := range f.script {
+		if one.Point == point && (one.N == n || one.N == every) {
+			f.fired[i] = true
+			found = append(found, one)
+		}
+	}
+	return found
+}
+
+// unfired are the faults whose point was never passed often enough.
+func (f *faults) unfired() []fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var left []fault
+	for i, one := range f.script {
+		if !f.fired[i] {
+			left = append(left, one)
+		}
+	}
+	return left
+}
+
+// hits are the faults found at one pass.
+type hits []fault
+
+func (h hits) has(action string) bool {
+	return slices.ContainsFunc(h, func(f fault) bool { return f.Action == action })
+}
+
+// fault is the action among hits that bends an act, or "".
+func (h hits) fault() string {
+	for _, f := range h {
+		switch f.Action {
+		case actCrash, actOutside, actAbort, actStop:
+		default:
+			return f.Action
+		}
+	}
+	return ""
+}
+
+// enumerate lists every single fault that a dry run's trace has room for.
+// cells are those that an outsider may write, with the value it leaves.
+func enumerate(trace []string, cells []fault) []fault {
+	var all []fault
+	add := func(point string, n int, actions ...string) {
+		for _, a := range actions {
+			all = append(all, fault{Action: a, Point: point, N: n})
+		}
+	}
+	first := map[string]bool{}
+	for _, pass := range trace {
+		point, nth, _ := strings.Cut(pass, "#")
+		n, err := strconv.Atoi(nth)
+		if err != nil {
+			panic("sim: broken trace: " + pass)
+		}
+		add(point, n, actCrash, actAbort, actStop)
+		for _, c := range cells {
+			c.Point, c.N = point, n
+			all = append(all, c)
+		}
+		kind, _, _ := strings.Cut(point, "/")
+		switch kind {
+		case "do", "undo":
+			acts := []string{actFail, actTransient, actPart, actFull, actLost, actLie, actPartLie, actHang, actHangPart}
+			add(point, n, acts...)
+			if !first[point] {
+				add(point, every, acts...)
+			}
+		case "observe":
+			add(point, n, actUnread, actObserveErr)
+			if !first[point] {
+				add(point, every, actUnread, actObserveErr)
+			}
+		case "check":
+			add(point, n, actFail, actUnread, actLie)
+			if !first[point] {
+				add(point, every, actFail, actUnread, actLie)
+			}
+		case "settle":
+			add(point, n, actFail)
+			if !first[point] {
+				add(point, every, actFail)
+			}
+		case "append", "create":
+			add(point, n, actStoreErr, actStoreLost)
+		}
+		first[point] = true
+	}
+	return all
+}

@@ -1,0 +1,254 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/engine"
+	"github.com/backstay-dev/backstay/internal/ledger"
+)
+
+// bubbleClock lets a store live by the virtual time of a synctest bubble.
+type bubbleClock struct{ start time.Time }
+
+var _ ledger.Clock = bubbleClock{}
+
+// Boot starts well above zero, as on any host.
+func (c bubbleClock) Boot() time.Duration { return time.Since(c.start) + time.Hour }
+
+// BootID never changes: the simulated host does not reboot.
+func (c bubbleClock) BootID() string { return "sim" }
+
+// Wall is the bubble's time.
+func (c bubbleClock) Wall() time.Time { return time.Now() }
+
+// book is what the simulator knows of the ledger: the entries that it has
+// acknowledged, and the real store to ask.
+type book struct {
+	w     *world
+	store *ledger.Store
+
+	mu         sync.Mutex
+	acked      map[string][]backstay.Entry // by deployment
+	violations []string
+}
+
+func newBook(w *world, store *ledger.Store) *book {
+	return &book{w: w, store: store, acked: map[string][]backstay.Entry{}}
+}
+
+func (b *book) violate(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.violations = append(b.violations, fmt.Sprintf(format, args...))
+}
+
+// record keeps what was acknowledged. The journal gets each entry in its place.
+func (b *book) record(deployment string, proc int, entries []backstay.Entry) {
+	for _, e := range entries {
+		line := event{Kind: "entry", Step: e.Step, Proc: proc, Entry: &e}
+		if e.Kind == backstay.EntryTransition {
+			line.Cells = b.w.snapshot()
+		}
+		b.w.note(line)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.acked[deployment] = append(b.acked[deployment], entries...)
+}
+
+// open is the kind of the act that the entries leave open for the step, or "".
+func open(entries []backstay.Entry, step string) backstay.EntryKind {
+	for _, e := range slices.Backward(entries) {
+		if e.Step != step {
+			continue
+		}
+		switch e.Kind {
+		case backstay.EntryIntent, backstay.EntryUndoIntent:
+			return e.Kind
+		case backstay.EntryOutcome, backstay.EntryCompensation, backstay.EntryObserved:
+			return ""
+		default:
+		}
+	}
+	return ""
+}
+
+// goesBack reports whether the last word on a step is to undo it.
+func (b *book) goesBack(deployment, step string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return open(b.acked[deployment], step) == backstay.EntryUndoIntent
+}
+
+// mustHaveIntent is I6 at the moment of a write: the ledger itself, asked now,
+// must hold an open intent of the step, whose before-image covers the cell.
+func (b *book) mustHaveIntent(ctx context.Context, c backstay.Call, cell string) {
+	entries, err := b.store.Entries(context.WithoutCancel(ctx), c.Deployment, 0)
+	if err != nil {
+		b.violate("I6: step %s writes %s, and the ledger cannot be read: %v", c.Step.ID, cell, err)
+		return
+	}
+	if open(entries, c.Step.ID) == "" {
+		b.violate("I6: step %s writes %s without a durable open intent", c.Step.ID, cell)
+	}
+	for _, e := range entries {
+		if e.Kind == backstay.EntryIntent && e.Step == c.Step.ID && b.covers(ctx, e, cell) {
+			return
+		}
+	}
+	b.violate("I6: step %s writes %s without a durable before-image of it", c.Step.ID, cell)
+}
+
+// covers reports whether the intent's before-image has a key that the cell is
+// a part of.
+func (b *book) covers(ctx context.Context, e backstay.Entry, cell string) bool {
+	var body backstay.IntentBody
+	if err := e.Decode(&body); err != nil {
+		return false
+	}
+	im, err := b.image(context.WithoutCancel(ctx), body.Before)
+	if err != nil {
+		b.violate("I6: before-image of step %s: %v", e.Step, err)
+		return false
+	}
+	for k := range im {
+		if _, ok := partOf(k, cell); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// image resolves a reference the way any reader of the ledger would.
+func (b *book) image(_ context.Context, ref backstay.ImageRef) (backstay.Image, error) {
+	if ref.Stored {
+		return nil, errors.New("an image of a few bytes is stored as a blob")
+	}
+	if got := ref.Inline.Digest(); got != ref.Digest {
+		return nil, fmt.Errorf("digest %s, its content has %s", ref.Digest, got)
+	}
+	return ref.Inline, nil
+}
+
+// desk is the store as one process sees it: its writes end with the process,
+// and have points for faults around them.
+type desk struct {
+	*ledger.Store
+	p *process
+}
+
+var _ engine.Store = (*desk)(nil)
+
+var errStore = errors.New("sim: the disk is full")
+
+// write passes the points around one durable write.
+func (d *desk) write(name string, do func() error) error {
+	hit, err := d.p.at(name)
+	if err != nil {
+		return err
+	}
+	if hit.has(actStoreErr) {
+		d.p.storeFailed.Store(true)
+		return errStore
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	if hit.has(actStoreLost) {
+		d.p.storeFailed.Store(true)
+		return errStore
+	}
+	_, err = d.p.at(name + ".end")
+	return err
+}
+
+func (d *desk) alive() error {
+	if d.p.dead.Load() {
+		return errDead
+	}
+	return nil
+}
+
+// Start is the Store's, while the process lives.
+func (d *desk) Start(ctx context.Context) error {
+	if err := d.alive(); err != nil {
+		return err
+	}
+	return d.Store.Start(ctx)
+}
+
+// Gate is the Store's, while the process lives.
+func (d *desk) Gate(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if err := d.alive(); err != nil {
+		return nil, nil, err
+	}
+	return d.Store.Gate(ctx)
+}
+
+// Create is the Store's, with faults around it.
+func (d *desk) Create(ctx context.Context, n ledger.NewDeployment) (ledger.Lease, error) {
+	var lease ledger.Lease
+	err := d.write("create", func() (err error) {
+		if lease, err = d.Store.Create(ctx, n); err == nil {
+			d.p.book.record(n.ID, d.p.n, n.Entries)
+		}
+		return err
+	})
+	return lease, err
+}
+
+// Append is the Store's, with faults around it.
+func (d *desk) Append(ctx context.Context, lease *ledger.Lease, u ledger.Update) (ledger.Ack, error) {
+	var ack ledger.Ack
+	before := *lease
+	err := d.write("append", func() (err error) {
+		if ack, err = d.Store.Append(ctx, lease, u); err == nil {
+			d.p.book.record(lease.Deployment, d.p.n, u.Entries)
+		}
+		return err
+	})
+	if errors.Is(err, errStore) {
+		*lease = before // the caller never learnt that it was written
+	}
+	return ack, err
+}
+
+// Claim is the Store's, while the process lives.
+func (d *desk) Claim(ctx context.Context, id string) (ledger.Lease, error) {
+	var lease ledger.Lease
+	err := d.write("claim", func() (err error) {
+		lease, err = d.Store.Claim(ctx, id)
+		return err
+	})
+	return lease, err
+}
+
+// ClaimNext is the Store's, while the process lives.
+func (d *desk) ClaimNext(ctx context.Context, limit int) ([]ledger.Lease, error) {
+	if err := d.alive(); err != nil {
+		return nil, err
+	}
+	return d.Store.ClaimNext(ctx, limit)
+}
+
+// SavePlan is the Store's, while the process lives.
+func (d *desk) SavePlan(ctx context.Context, digest string, data []byte, blobs *ledger.BlobBuffer) error {
+	if err := d.alive(); err != nil {
+		return err
+	}
+	return d.Store.SavePlan(ctx, digest, data, blobs)
+}
+
+// Record is the Store's, while the process lives.
+func (d *desk) Record(ctx context.Context, e backstay.Entry) (ledger.Head, error) {
+	if err := d.alive(); err != nil {
+		return ledger.Head{}, err
+	}
+	return d.Store.Record(ctx, e)
+}
