@@ -45,6 +45,12 @@ const (
 	opFinish  op = "finish"  // final look at every key, then the last transition
 )
 
+// final reports whether the op concludes from everything before it (and may let
+// go of what an undo would need), so that all of that must be durable first.
+func (o op) final() bool {
+	return o == opVerify || o == opBake || o == opSettle || o == opFinish
+}
+
 // command is one thing for the runner. Step is set where it concerns one.
 type command struct {
 	op     op

@@ -216,6 +216,9 @@ func (r *runner) abandon(stop context.CancelCauseFunc) error {
 func (r *runner) dispatch(acts context.Context) bool {
 	before := len(r.pending)
 	for _, cmd := range r.core.next(r.progress) {
+		if len(r.pending) > 0 && cmd.op.final() {
+			continue // what it follows from is made durable first
+		}
 		switch cmd.op {
 		case opMove:
 			r.transition(cmd.event, backstay.TransitionBody{Cause: cmd.cause, Reason: cmd.reason, Step: cmd.step})

@@ -19,9 +19,9 @@ var pageTemplate string
 // of light and dark.
 func (r *Report) WriteHTML(w io.Writer) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
-		"line":  func(v any) string { return line(fmt.Sprint(v)) },
-		"block": func(s string) string { return strings.Join(lines(s), "\n") },
-		"stamp": stamp, "took": took, "offset": offset, "place": place,
+		"line":   func(v any) string { return line(fmt.Sprint(v)) },
+		"output": func(s string) string { return strings.Join(lines(s), "\n") },
+		"stamp":  stamp, "took": took, "offset": offset, "place": place,
 		"number":  number,
 		"because": func(s string) string { return because(line(s)) },
 		"ending":  func(s Step) string { return line(s.ended()) },

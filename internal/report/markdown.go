@@ -51,7 +51,9 @@ func (m *markdown) put(format string, args ...any) {
 	fmt.Fprintf(&m.b, format, args...)
 }
 
-// escape makes a text one line of plain text in Markdown, also in a table.
+// escape makes a text one line of plain text in Markdown, also in a table. It
+// never stands at the beginning of a line, so what only means something there
+// (a list, a number, a rule) stays readable.
 func escape(s string) string {
 	var b strings.Builder
 	for _, c := range line(s) {
@@ -64,16 +66,15 @@ func escape(s string) string {
 			b.WriteString("&amp;")
 		case c == '@':
 			b.WriteString("&#64;") // no mention of a person
-		case c == ':':
-			b.WriteString("&#58;") // no link of a bare address, no emoji
-		case strings.ContainsRune("\\`*_{}[]()#+-!|~", c):
+		case strings.ContainsRune("\\`*_[]#|~", c):
 			b.WriteRune('\\')
 			b.WriteRune(c)
 		default:
 			b.WriteRune(c)
 		}
 	}
-	return b.String()
+	// Bare addresses become links.
+	return strings.NewReplacer("://", "&#58;//", "www.", "www&#46;", "WWW.", "WWW&#46;").Replace(b.String())
 }
 
 // table writes rows of two cells; rows whose second cell is empty are left out.

@@ -88,7 +88,11 @@ func (r *Report) times() string {
 		parts = append(parts, "noticed after "+took(r.Times.Detect))
 	}
 	if r.Times.Undo != nil {
-		parts = append(parts, "undone in "+took(r.Times.Undo))
+		verb := "undone in "
+		if r.State != backstay.RolledBack {
+			verb = "rolling back took "
+		}
+		parts = append(parts, verb+took(r.Times.Undo))
 	}
 	return strings.Join(parts, ", ")
 }

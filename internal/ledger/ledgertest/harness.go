@@ -24,62 +24,78 @@ type Harness struct {
 	// Clock is the clock that leases of this state live by; nil where that is
 	// the database's own.
 	Clock *Clock
-	// Single says that only one Store can be open on the state.
-	Single bool
 }
 
-// Run runs the suite. fresh makes a new state.
-func Run(t *testing.T, fresh func(t *testing.T) Harness) {
-	for _, c := range []struct {
-		name   string
-		shared bool // needs several stores on one state
-		test   func(*testing.T, Harness)
-	}{
-		{"create append read", false, testCreateAppendRead},
-		{"create refuses", false, testCreateRefuses},
-		{"fence", false, testFence},
-		{"same update twice", false, testSameUpdateTwice},
-		{"numbers per release", false, testNumbers},
-		{"locks overlap", false, testLocksOverlap},
-		{"locks end with the deployment", false, testLocksEnd},
-		{"break lock", true, testBreakLock},
-		{"signals", false, testSignals},
-		{"claim and takeover", true, testTakeover},
-		{"a closed node gives way at once", true, testClosedGivesWay},
-		{"claim next", true, testClaimNext},
-		{"gate", false, testGate},
-		{"other boot", true, testOtherBoot},
-		{"wall clock set back", false, testWallBack},
-		{"group commit with a fenced write", false, testGroup},
-		{"two writers", true, testTwoWriters},
-		{"tree", false, testTree},
-		{"checkpoints", false, testCheckpoints},
-		{"reverts", false, testReverts},
-		{"blobs", false, testBlobs},
-		{"large blob", false, testLargeBlob},
-		{"damaged blob", true, testDamagedBlob},
-		{"collect", false, testCollect},
-		{"plans", false, testPlans},
-		{"find", false, testFind},
-		{"list", false, testList},
-		{"walk", false, testWalk},
-		{"projections", false, testProjections},
-		{"reopen", true, testReopen},
-		{"opened twice at once", true, testOpenedAtOnce},
-		{"newer schema", true, testNewerSchema},
-		{"damaged record", true, testDamagedRecord},
-		{"damaged tree", true, testDamagedTree},
-		{"version grows", true, testVersion},
-		{"closed", false, testClosed},
-	} {
+// Suite is the tests that fit a kind of store.
+type Suite struct {
+	// Fresh makes a new state.
+	Fresh func(t *testing.T) Harness
+	// Single leaves out the tests that need several stores on one state, or
+	// change it behind the store's back.
+	Single bool
+	// DatabaseClock leaves out the tests of leases that live by the boot clock.
+	DatabaseClock bool
+}
+
+// Run runs the suite.
+func (s Suite) Run(t *testing.T) {
+	for _, c := range cases() {
+		if (c.shared && s.Single) || (c.boot && s.DatabaseClock) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			h := fresh(t)
-			if c.shared && h.Single {
-				return // one process has it for itself: there is nothing to test
-			}
-			c.test(t, h)
+			c.test(t, s.Fresh(t))
 		})
+	}
+}
+
+type testCase struct {
+	name   string
+	shared bool // needs several stores on one state
+	test   func(*testing.T, Harness)
+	boot   bool // needs leases that live by the boot clock
+}
+
+func cases() []testCase {
+	return []testCase{
+		{name: "create append read", test: testCreateAppendRead},
+		{name: "create refuses", test: testCreateRefuses},
+		{name: "fence", test: testFence},
+		{name: "same update twice", test: testSameUpdateTwice},
+		{name: "numbers per release", test: testNumbers},
+		{name: "locks overlap", test: testLocksOverlap},
+		{name: "locks end with the deployment", test: testLocksEnd},
+		{name: "break lock", shared: true, test: testBreakLock},
+		{name: "signals", test: testSignals},
+		{name: "claim and takeover", shared: true, test: testTakeover},
+		{name: "a closed node gives way at once", shared: true, test: testClosedGivesWay},
+		{name: "claim next", shared: true, test: testClaimNext},
+		{name: "gate", test: testGate},
+		{name: "gate closes", test: testGateCloses, boot: true},
+		{name: "other boot", shared: true, test: testOtherBoot, boot: true},
+		{name: "wall clock set back", test: testWallBack},
+		{name: "group commit with a fenced write", test: testGroup},
+		{name: "two writers", shared: true, test: testTwoWriters},
+		{name: "tree", test: testTree},
+		{name: "checkpoints", test: testCheckpoints},
+		{name: "reverts", test: testReverts},
+		{name: "blobs", test: testBlobs},
+		{name: "large blob", test: testLargeBlob},
+		{name: "damaged blob", shared: true, test: testDamagedBlob},
+		{name: "collect", test: testCollect},
+		{name: "plans", test: testPlans},
+		{name: "find", test: testFind},
+		{name: "list", test: testList},
+		{name: "walk", test: testWalk},
+		{name: "projections", test: testProjections},
+		{name: "reopen", shared: true, test: testReopen},
+		{name: "opened twice at once", shared: true, test: testOpenedAtOnce},
+		{name: "newer schema", shared: true, test: testNewerSchema},
+		{name: "damaged record", shared: true, test: testDamagedRecord},
+		{name: "damaged tree", shared: true, test: testDamagedTree},
+		{name: "version grows", shared: true, test: testVersion},
+		{name: "closed", test: testClosed},
 	}
 }
 

@@ -193,10 +193,15 @@ func testGate(t *testing.T, h Harness) {
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("cause after cancel: got %v", err)
 	}
-	if h.Clock == nil {
-		return // the local half is the same code, tested with a clock that can be moved
+}
+
+// testGateCloses tests the half of the gate that is the same for every store.
+func testGateCloses(t *testing.T, h Harness) {
+	s := h.open(t, ledger.Options{})
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	ctx, cancel, err = s.Gate(t.Context())
+	ctx, cancel, err := s.Gate(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,9 +234,6 @@ func testGate(t *testing.T, h Harness) {
 }
 
 func testOtherBoot(t *testing.T, h Harness) {
-	if h.Clock == nil {
-		return // the database's clock does not know boots of nodes
-	}
 	a := h.open(t, ledger.Options{})
 	lease := Create(t, a, New(t, "shop"))
 	Append(t, a, &lease, ledger.Update{Wake: time.Hour})

@@ -1,0 +1,124 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	replayFlag = flag.String("sim.replay", "", "play one case of the depth-1 test: 'plan=NAME fault=FAULT'")
+	fullFlag   = flag.Bool("sim.full", false, "play every case of the depth-1 test, not a stride of them")
+)
+
+func scenarioNamed(name string) (scenario, bool) {
+	all := scenarios()
+	i := slices.IndexFunc(all, func(sc scenario) bool { return sc.name == name })
+	if i < 0 {
+		return scenario{}, false
+	}
+	return all[i], true
+}
+
+// TestReplay plays the one case of -sim.replay and prints its journal.
+func TestReplay(t *testing.T) {
+	if *replayFlag == "" {
+		t.Skip("needs -sim.replay='plan=NAME fault=FAULT'")
+	}
+	name, script, ok := strings.Cut(strings.TrimPrefix(*replayFlag, "plan="), " fault=")
+	sc, known := scenarioNamed(name)
+	faults, err := parseFaults(script)
+	if !ok || !known || err != nil {
+		t.Fatalf("-sim.replay=%q: no such case (%v)", *replayFlag, err)
+	}
+	r := play(t, sc, faults)
+	for i, e := range r.journal {
+		t.Log(i, e)
+	}
+	t.Logf("ended %s after %d processes; faults that did not happen: %v", r.row.State, r.lives, r.unfired)
+	for _, v := range r.violations {
+		t.Error(v)
+	}
+}
+
+// tally counts what a scenario's enumeration covered.
+type tally struct {
+	points, faults, runs, idle, failed int
+	ends                               map[string]int
+}
+
+func (a *tally) add(b tally) {
+	a.points, a.faults, a.runs, a.idle, a.failed = a.points+b.points, a.faults+b.faults, a.runs+b.runs, a.idle+b.idle, a.failed+b.failed
+	for end, n := range b.ends {
+		a.ends[end] += n
+	}
+}
+
+// TestDepth1 plays every canonical plan with every single fault at every point
+// that it passes, and each crash twice at the same point. In its short form it
+// plays a stride of them; BACKSTAY_REAL=1 or -sim.full plays all.
+func TestDepth1(t *testing.T) {
+	t.Parallel()
+	stride := 23
+	if *fullFlag || os.Getenv("BACKSTAY_REAL") == "1" {
+		stride = 1
+	}
+	var mu sync.Mutex
+	total := tally{ends: map[string]int{}}
+	began := time.Now()
+	t.Cleanup(func() {
+		t.Logf("%d plans, %d points, %d faults, %d runs (stride %d) in %v; %d faults came too late to happen; %d runs failed; ends %v",
+			len(scenarios()), total.points, total.faults, total.runs, stride, time.Since(began).Round(time.Millisecond), total.idle, total.failed, total.ends)
+	})
+	for i, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			got := enumerateScenario(t, sc, stride, i)
+			t.Logf("%d points, %d faults, %d runs, %d too late, %d failed, ends %v", got.points, got.faults, got.runs, got.idle, got.failed, got.ends)
+			mu.Lock()
+			defer mu.Unlock()
+			total.add(got)
+		})
+	}
+}
+
+// enumerateScenario plays one scenario dry, then with each of its faults.
+func enumerateScenario(t *testing.T, sc scenario, stride, offset int) tally {
+	t.Helper()
+	got := tally{ends: map[string]int{}}
+	report := func(r *record, extra []fault) {
+		got.runs++
+		got.ends[string(r.row.State)]++
+		if len(r.unfired) > 0 {
+			got.idle++
+		}
+		if len(r.violations) == 0 {
+			return
+		}
+		if got.failed++; got.failed <= 15 {
+			t.Errorf("-sim.replay='plan=%s fault=%s': %s", sc.name, faultText(extra), strings.Join(r.violations, "\n\t"))
+		}
+	}
+	dry := play(t, sc, nil)
+	report(dry, nil)
+	all := enumerate(dry.trace, sc.theirs)
+	got.points, got.faults = len(dry.trace), len(all)
+	for i, f := range all {
+		if (i+offset)%stride != 0 {
+			continue
+		}
+		r := play(t, sc, []fault{f})
+		report(r, []fault{f})
+		again := fault{Action: actCrash, Point: f.Point, N: f.N + 1}
+		if f.Action == actCrash && slices.Contains(r.trace, fmt.Sprintf("%s#%d", again.Point, again.N)) {
+			got.faults++
+			report(play(t, sc, []fault{f, again}), []fault{f, again})
+		}
+	}
+	return got
+}
