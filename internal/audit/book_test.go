@@ -274,8 +274,8 @@ func (w *writer) undo(step, result string) {
 	w.add(backstay.EntryCompensation, step, backstay.CompensationBody{Result: result, Duration: backstay.Duration(time.Second)})
 }
 
-func (w *writer) verdict(phase string, v backstay.Verdict) {
-	w.add(backstay.EntryVerdict, "", backstay.VerdictBody{Check: phase, Phase: phase, CheckResult: backstay.CheckResult{Verdict: v, Samples: 3}})
+func (w *writer) passed(phase string) {
+	w.add(backstay.EntryVerdict, "", backstay.VerdictBody{Check: phase, Phase: phase, CheckResult: backstay.CheckResult{Verdict: backstay.Pass, Samples: 3}})
 }
 
 func (w *writer) approve(step, digest string) {
@@ -283,9 +283,9 @@ func (w *writer) approve(step, digest string) {
 }
 
 func (w *writer) prove() {
-	w.verdict("verify", backstay.Pass)
+	w.passed("verify")
 	w.move("commit", backstay.Committed)
-	w.verdict("bake", backstay.Pass)
+	w.passed("bake")
 	w.move("prove", backstay.Proven)
 }
 
@@ -353,46 +353,46 @@ func sample() *book {
 }
 
 // keys are fixed, so that goldens are.
-func keys(t testing.TB) (secret, public string) {
-	t.Helper()
+func keys(tb testing.TB) (secret, public string) {
+	tb.Helper()
 	secret, public, err := note.GenerateKey(bytes.NewReader(bytes.Repeat([]byte{7}, 64)), "backstay-audit/web1")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return secret, public
 }
 
-func signer(t testing.TB) *audit.Signer {
-	t.Helper()
-	secret, _ := keys(t)
+func signer(tb testing.TB) *audit.Signer {
+	tb.Helper()
+	secret, _ := keys(tb)
 	s, err := audit.NewSigner(secret)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
 
 // sign makes a checkpoint of the book's head.
-func sign(t testing.TB, b *book) ledger.Checkpoint {
-	t.Helper()
-	c, err := audit.Checkpoint(t.Context(), b, signer(t), start().Add(2*time.Hour))
+func sign(tb testing.TB, b *book) ledger.Checkpoint {
+	tb.Helper()
+	c, err := audit.Checkpoint(tb.Context(), b, signer(tb), start().Add(2*time.Hour))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c
 }
 
-func options(t testing.TB, against ...[]byte) audit.Options {
-	t.Helper()
-	_, public := keys(t)
+func options(tb testing.TB, against ...[]byte) audit.Options {
+	tb.Helper()
+	_, public := keys(tb)
 	return audit.Options{PublicKeys: []string{public}, Against: against}
 }
 
-func verify(t testing.TB, src audit.Source, o audit.Options) audit.Result {
-	t.Helper()
-	r, err := audit.Verify(t.Context(), src, o)
+func verify(tb testing.TB, src audit.Source, o audit.Options) audit.Result {
+	tb.Helper()
+	r, err := audit.Verify(tb.Context(), src, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }
@@ -407,11 +407,11 @@ func codes(r audit.Result) []string {
 	return out
 }
 
-func text(t testing.TB, r audit.Result) string {
-	t.Helper()
+func text(tb testing.TB, r audit.Result) string {
+	tb.Helper()
 	var b strings.Builder
 	if err := r.WriteText(&b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.String()
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // Origin is the first line of a ledger's checkpoints: it names the log.
-func Origin(ledgerID string) string { return "backstay/" + ledgerID }
+func Origin(ledgerID string) string { return ledger.Origin(ledgerID) }
 
 // Signer signs checkpoints with one Ed25519 key.
 type Signer struct{ key note.Signer }

@@ -70,7 +70,7 @@ func (t tally) with(leaf int64) tally {
 }
 
 func newChronicle(report func(Problem)) *chronicle {
-	return &chronicle{report: report, sagas: map[string]*saga{}, byKind: map[backstay.EntryKind]tally{}, unknown: map[string]int64{}}
+	return &chronicle{report: report, sagas: map[string]*saga{}, byKind: make(map[backstay.EntryKind]tally), unknown: map[string]int64{}}
 }
 
 // take folds one record in. A record that does not hash to its leaf says

@@ -133,6 +133,8 @@ func describe(e backstay.Entry) (string, error) {
 			return join(fmt.Sprintf("undo of step %s: %s in %s", e.Step, b.Result, b.Duration), labelled("cause", string(b.Cause)), b.Error,
 				counted(len(b.Residue), "part not restored", "parts not restored"), counted(len(b.Kept), "outsider's value kept", "outsiders' values kept"))
 		})
+	case backstay.EntryVerdict, backstay.EntrySignal, backstay.EntrySettled, backstay.EntryTakeover,
+		backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken:
 	}
 	return describeAside(e)
 }

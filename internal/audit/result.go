@@ -120,11 +120,10 @@ func (r Result) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "ledger %s, size %d, root %s\n", line(r.Ledger), r.Head.Size, r.Head.Root)
 	signed := int64(r.Checkpoints + r.Kept)
-	switch {
-	case signed == 0:
+	if signed == 0 {
 		b.WriteString("no signed checkpoint covers any entry: who can write the ledger could have rewritten it all\n")
 		b.WriteString("  do: run `backstay audit checkpoint` and keep its output elsewhere\n")
-	default:
+	} else {
 		fmt.Fprintf(&b, "%s, signed and fitting", count(signed, "checkpoint", "checkpoints"))
 		if r.Kept > 0 {
 			fmt.Fprintf(&b, " (%d kept elsewhere)", r.Kept)

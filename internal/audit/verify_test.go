@@ -253,6 +253,7 @@ func tamperings() []struct {
 			b.deployments = append(b.deployments, ledger.Deployment{ID: "ghost", Name: "ghost#1"})
 		}, "row_differs", -1, "no record speaks of it"},
 		{"forge a checkpoint with another key", func(t T, b *book) {
+			t.Helper()
 			secret, _, err := note.GenerateKey(bytes.NewReader(bytes.Repeat([]byte{9}, 64)), "backstay-audit/web1")
 			if err != nil {
 				t.Fatal(err)
@@ -399,8 +400,7 @@ func TestAgainst(t *testing.T) {
 // unreadable fails to read one leaf, as a store does whose row is damaged.
 type unreadable struct {
 	*book
-	leaf  int64
-	times int
+	leaf int64
 }
 
 func (u *unreadable) Walk(ctx context.Context, q ledger.Query, visit func(ledger.Leaf) error) error {
@@ -512,13 +512,13 @@ func TestGrammar(t *testing.T) {
 		}, "that is held"},
 		{"committed with a step open", func(w *writer) {
 			w.intent("a")
-			w.verdict("verify", backstay.Pass)
+			w.passed("verify")
 			w.move("commit", backstay.Committed)
 		}, `committed while step "a" is open`},
 		{"committed without a step", func(w *writer) {
 			w.intent("a")
 			w.done("a")
-			w.verdict("verify", backstay.Pass)
+			w.passed("verify")
 			w.move("commit", backstay.Committed)
 		}, `committed without step "b"`},
 		{"proven without a bake", func(w *writer) {
@@ -526,7 +526,7 @@ func TestGrammar(t *testing.T) {
 				w.intent(s)
 				w.done(s)
 			}
-			w.verdict("verify", backstay.Pass)
+			w.passed("verify")
 			w.move("commit", backstay.Committed)
 			w.move("prove", backstay.Proven)
 		}, "proven without a passed bake"},

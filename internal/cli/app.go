@@ -127,6 +127,7 @@ type call struct {
 	json    bool
 	state   string
 	dataDir string
+	lease   time.Duration
 	verbose bool
 	out     *printer // the result
 	err     *printer // the progress
@@ -225,6 +226,7 @@ Exit codes: ` + exitCodeLine(),
 	flags.BoolVar(&c.json, "json", false, "print the result as a versioned JSON document")
 	flags.StringVar(&c.state, "state", "", "where the ledger is: a directory, or postgres://… (default $BACKSTAY_STATE, else a directory of yours)")
 	flags.StringVar(&c.dataDir, "data-dir", "", "where this host keeps releases, logs and sockets (default $BACKSTAY_DATA_DIR, else beside the ledger)")
+	flags.DurationVar(&c.lease, "lease", 0, "how long this process counts as alive without a sign of life; others take over after it (default 15s)")
 	flags.BoolVarP(&c.verbose, "verbose", "v", false, "show commands' output and diagnostics on stderr")
 	root.AddGroup(
 		&cobra.Group{ID: "write", Title: "Prepare:"},
@@ -243,7 +245,7 @@ Exit codes: ` + exitCodeLine(),
 	add("run", c.deployCommand(), c.wrapCommand(), c.agentCommand())
 	add("steer", c.approveCommand(), c.promoteCommand(), c.pauseCommand(), c.resumeCommand())
 	add("back", c.rollbackCommand(), c.recoverCommand(), c.driftCommand(), c.lockCommand())
-	add("read", c.statusCommand(), c.historyCommand(), c.auditCommand(), c.explainCommand())
+	add("read", c.statusCommand(), c.historyCommand(), c.reportCommand(), c.auditCommand(), c.explainCommand())
 	root.AddCommand(c.versionCommand())
 	return root
 }

@@ -39,56 +39,80 @@ type change struct {
 }
 
 // changes lists what happened between two views, in the order in which people
-// want to read it. It is pure.
+// want to read it: what was done, why it turned, what is undone, where it
+// stands. It is pure.
 func changes(before *engine.View, after engine.View, now time.Time) []change {
-	var out []change
+	var was engine.View
+	if before != nil {
+		was = *before
+	}
+	done, undone := stepChanges(before, after)
+	var turned, state, acts []change
+	if f := after.Failure; f != nil && was.Failure == nil {
+		turned = []change{{Kind: changeFailure, Step: f.Step, Cause: f.Cause, Text: f.Reason, Hint: f.Hint}}
+	}
+	if before == nil || was.State != after.State {
+		c := change{Kind: changeState, Text: after.Next}
+		if after.Until.After(now) {
+			c.Until = after.Until
+		}
+		state = []change{c}
+	}
+	for _, act := range after.Doing {
+		if !stepAct(after, act) && !slices.Contains(was.Doing, act) {
+			acts = append(acts, change{Kind: changeAct, Text: act})
+		}
+	}
+	out := slices.Concat(done, turned, state, undone, acts)
+	switch {
+	case before == nil:
+		out = slices.Concat(state, done, turned, undone, acts)
+	case after.State.Settled():
+		out = slices.Concat(done, turned, undone, acts, state)
+	}
 	offset := max(now.Sub(after.Started), 0)
 	if after.Started.IsZero() {
 		offset = 0
 	}
-	add := func(c change) {
-		c.Deployment, c.Name, c.State, c.Offset = after.Deployment, after.Name, after.State, offset
-		out = append(out, c)
+	for i := range out {
+		out[i].Deployment, out[i].Name, out[i].State, out[i].Offset = after.Deployment, after.Name, after.State, offset
 	}
-	old := map[string]engine.StepView{}
-	var was engine.View
-	if before != nil {
-		was = *before
-		for _, s := range was.Steps {
-			old[s.ID] = s
-		}
+	return out
+}
+
+// stepChanges lists the steps that moved: forward, and back.
+func stepChanges(before *engine.View, after engine.View) (done, undone []change) {
+	if before == nil {
+		return nil, nil
+	}
+	old := make(map[string]engine.Phase, len(before.Steps))
+	for _, s := range before.Steps {
+		old[s.ID] = s.Phase
 	}
 	for i := range after.Steps {
 		s := &after.Steps[i]
-		p := engine.PhasePending
-		if o, ok := old[s.ID]; ok {
-			p = o.Phase
-		}
-		if s.Phase == p || before == nil {
+		if p, known := old[s.ID]; s.Phase == p || (!known && s.Phase == engine.PhasePending) {
 			continue
 		}
 		c := change{Kind: changeStep, Step: s.ID, Phase: s.Phase, Text: textOf(*s), step: s}
-		if s.Phase == engine.PhaseFailed || s.Phase == engine.PhaseUndoFailed {
+		switch s.Phase {
+		case engine.PhaseFailed:
+			c.Hint, c.Output, c.Took = s.Hint, s.Output, since(s.Opened, s.Closed, s.Closed)
+		case engine.PhaseApplied:
+			c.Took = since(s.Opened, s.Closed, s.Closed)
+		case engine.PhaseUndoFailed:
 			c.Hint, c.Output = s.Hint, s.Output
+		case engine.PhasePending:
+			c.Text = "recovery found that it had changed nothing"
+		case engine.PhaseOpen, engine.PhaseUndoing, engine.PhaseUndone:
 		}
-		if !s.Closed.IsZero() && !s.Opened.IsZero() && (s.Phase == engine.PhaseApplied || s.Phase == engine.PhaseFailed) {
-			c.Took = max(s.Closed.Sub(s.Opened), 0)
-		}
-		add(c)
-	}
-	if after.Failure != nil && was.Failure == nil {
-		f := after.Failure
-		add(change{Kind: changeFailure, Step: f.Step, Cause: f.Cause, Text: f.Reason, Hint: f.Hint})
-	}
-	if before == nil || was.State != after.State {
-		add(change{Kind: changeState, Text: after.Next, Until: after.Until})
-	}
-	for _, act := range after.Doing {
-		if !stepAct(after, act) && !slices.Contains(was.Doing, act) {
-			add(change{Kind: changeAct, Text: act})
+		if s.Phase == engine.PhaseUndoing || s.Phase == engine.PhaseUndone || s.Phase == engine.PhaseUndoFailed {
+			undone = append(undone, c)
+		} else {
+			done = append(done, c)
 		}
 	}
-	return out
+	return done, undone
 }
 
 // textOf is what there is to say about a step where it stands.

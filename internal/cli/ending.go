@@ -10,6 +10,7 @@ import (
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/engine"
 	"github.com/backstay-dev/backstay/internal/ledger"
+	"github.com/backstay-dev/backstay/internal/report"
 )
 
 // ending is what every verb that drives a deployment closes with.
@@ -40,7 +41,9 @@ type headDocument struct {
 	Root string `json:"root"` // base64, as in checkpoints
 }
 
-func headOf(h ledger.Head) headDocument { return headDocument{h.Size, base64.StdEncoding.EncodeToString(h.Root[:])} }
+func headOf(h ledger.Head) headDocument {
+	return headDocument{h.Size, base64.StdEncoding.EncodeToString(h.Root[:])}
+}
 
 // end prints how a deployment ended and returns the exit code as an error.
 func (s *session) end(ctx context.Context, sum engine.Summary) error {
@@ -99,7 +102,10 @@ func (s *session) liveRelease(ctx context.Context, v engine.View) (*liveRelease,
 		return nil, fmt.Errorf("list deployments: %w", err)
 	}
 	for _, d := range inEffect(deps) {
-		return &liveRelease{d.ID, d.Name, d.Release, d.Version, d.State}, nil
+		// What only took another one back brought an earlier release to life.
+		if d.Reverts == "" {
+			return &liveRelease{d.ID, d.Name, d.Release, d.Version, d.State}, nil
+		}
 	}
 	return nil, nil
 }
@@ -126,7 +132,7 @@ func inEffect(deps []ledger.Deployment) []ledger.Deployment {
 
 func (c *call) printEnding(e ending) {
 	v, p := e.Summary.View, c.out
-	p.line("%s %s", p.paint(stateTone(v.State), orWord(v.Name, v.Release)+" "+headline(v)), painted(""))
+	p.line("%s", p.paint(stateTone(v.State), orWord(v.Name, v.Release)+" "+headline(v)))
 	if v.Failure != nil {
 		where := ""
 		if v.Failure.Step != "" {
@@ -143,9 +149,7 @@ func (c *call) printEnding(e ending) {
 		p.line("  kept        %s%s: somebody changed it since; it was not overwritten", k.Key, partOf(k))
 	}
 	p.line("  residue     %s", orWord(residueCount(v.Residue), "none"))
-	for _, r := range v.Residue {
-		p.residue(r)
-	}
+	p.residues(v.Residue)
 	p.line("  deployment  %s  %s", v.Name, v.Deployment)
 	p.line("  ledger      %d entries, head %s", e.Ledger.Size, e.Ledger.Root)
 	if next := c.afterwards(v); next != "" {
@@ -224,29 +228,9 @@ func partOf(r backstay.Residue) string {
 	return " (" + r.Part + ")"
 }
 
-// residue prints one thing that is not as it was: before, wanted, now, why.
-func (p *printer) residue(r backstay.Residue) {
-	p.line("    %s%s", r.Key, partOf(r))
-	why := string(r.Cause)
-	if r.Detail != "" {
-		why += ": " + r.Detail
-	}
-	if r.Step != "" {
-		why += " (step " + r.Step + ")"
-	}
-	p.line("      why     %s", why)
-	p.line("      before  %s", jsonWord(r.Before))
-	if r.Wanted != nil {
-		p.line("      wanted  %s", jsonWord(r.Wanted))
-	}
-	if r.Unknown != "" {
-		p.line("      now     unknown: %s", r.Unknown)
-	} else {
-		p.line("      now     %s", jsonWord(r.Current))
-	}
-	if r.Next != "" {
-		p.line("      next    %s", r.Next)
-	}
+// residues prints what is not as it was: before, wanted, now, why, what next.
+func (p *printer) residues(list []backstay.Residue) {
+	_ = report.Residues(p, list) // the printer keeps the error
 }
 
 // jsonWord shows a part's value on one line, bounded.

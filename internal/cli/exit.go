@@ -178,7 +178,7 @@ func hintOwned(err error) string {
 	if !errors.As(err, &e) {
 		return ""
 	}
-	return fmt.Sprintf("watch it with `backstay status -w %[1]s`; if that process is gone, its lease ends in %[2]s and `backstay recover %[1]s` takes over",
+	return fmt.Sprintf("watch it with `backstay status -w %[1]s`; if that process is gone, its lease ends in %[2]s: backstay recover %[1]s --wait 30s",
 		e.Deployment, rounded(e.Owner.Left))
 }
 

@@ -170,4 +170,3 @@ func causes() map[backstay.Cause]causeMeaning {
 		backstay.CauseCrashed:      {"The process that drove the deployment died in the middle of a step.", "backstay report REF shows what recovery found"},
 	}
 }
-

@@ -102,11 +102,15 @@ func (s *session) resume(ctx context.Context, dep ledger.Deployment, sig *ledger
 			return sum, err
 		}
 		owned.Deployment = dep.Name
+		if gone(&owned.Owner) {
+			// Its lease ends by itself; nobody else has to be asked.
+			deadline = laterOf(deadline, s.c.app.Now().Add(owned.Owner.Left+time.Second))
+		}
 		if !s.c.app.Now().Before(deadline) {
 			return sum, owned
 		}
 		if !told {
-			s.c.progress("%s; waiting for its lease to end, at most %s", owned, rounded(wait))
+			s.c.progress("%s is driven by %s; waiting for its lease to end", dep.Name, s.c.ownerWord(&owned.Owner))
 			told = true
 		}
 		pause := time.NewTimer(min(max(owned.Owner.Left, lockEvery), max(deadline.Sub(s.c.app.Now()), 0)))
@@ -117,6 +121,13 @@ func (s *session) resume(ctx context.Context, dep ledger.Deployment, sig *ledger
 			return sum, context.Cause(ctx)
 		}
 	}
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // recoverAll drives everything that nobody drives, one after the other, and
@@ -207,4 +218,3 @@ type agentEvent struct {
 	Format  string         `json:"format"`
 	Summary engine.Summary `json:"summary"`
 }
-

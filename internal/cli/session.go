@@ -79,7 +79,7 @@ func (c *call) openState(ctx context.Context, st config.State) (*session, error)
 		return nil, fmt.Errorf("make the step kinds: %w", err)
 	}
 	s := &session{c: c, kinds: kinds, state: st, accounts: accounts, actor: accounts.Actor(c.verb), log: c.logger()}
-	opts := ledger.Options{Version: c.app.Build.Version, Host: s.actor.Host, Signer: &lateSigner{dir: st.Dir}}
+	opts := ledger.Options{Version: c.app.Build.Version, Host: s.actor.Host, TTL: c.lease, Signer: &lateSigner{dir: st.Dir}}
 	if st.Embedded() {
 		s.store, err = sqlite.Open(ctx, st.Dir, opts)
 	} else {

@@ -186,9 +186,7 @@ func (s *session) printStatus(dep ledger.Deployment, v engine.View) {
 			p.line("  %s: %s", st.ID, slotWords(st.Slots))
 		}
 	}
-	for _, r := range v.Residue {
-		p.residue(r)
-	}
+	p.residues(v.Residue)
 	if next := s.c.afterwards(v); next != "" && !strings.HasPrefix(next, "backstay status") {
 		p.line("")
 		p.line("next: %s", next)

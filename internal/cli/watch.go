@@ -122,6 +122,9 @@ func (p *printer) change(ch change, first bool) {
 		}
 	case changeStep:
 		glyph, word, t := stepWord(*ch.step)
+		if ch.Phase == engine.PhasePending {
+			word = "not applied"
+		}
 		text := ch.Step + " " + word
 		if ch.Took > 0 {
 			text += " in " + rounded(ch.Took)

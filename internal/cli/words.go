@@ -7,7 +7,6 @@ import (
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/engine"
-	"github.com/backstay-dev/backstay/internal/ledger"
 )
 
 // rounded shows a duration with as many digits as matter to a person.
@@ -108,17 +107,3 @@ func stateTone(s backstay.State) tone {
 
 // stateWord is the state in the user's words.
 func stateWord(s backstay.State) string { return strings.ReplaceAll(string(s), "_", " ") }
-
-// ownerWord says who drives a deployment.
-func (c *call) ownerWord(o *ledger.Owner) string {
-	switch {
-	case o == nil:
-		return "nobody"
-	case o.Live:
-		return fmt.Sprintf("process %d on %s, for %s", o.PID, o.Host, c.age(o.Since))
-	}
-	return fmt.Sprintf("nobody any more (process %d on %s is gone or lost its lease)", o.PID, o.Host)
-}
-
-// driven reports whether a live process drives the deployment.
-func driven(d ledger.Deployment) bool { return d.Owner != nil && d.Owner.Live }

@@ -94,10 +94,10 @@ func TestInEffect(t *testing.T) {
 func TestAbsoluteSecrets(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		`{"b":1,"a":"secret:file/run/x"}`:               `{"a":"secret:file//srv/run/x","b":1}`,
-		`["secret:file//run/x", "secret:env/X"]`:        `["secret:file//run/x","secret:env/X"]`,
+		`{"b":1,"a":"secret:file/run/x"}`:                `{"a":"secret:file//srv/run/x","b":1}`,
+		`["secret:file//run/x", "secret:env/X"]`:         `["secret:file//run/x","secret:env/X"]`,
 		`{"n":12345678901234567890,"s":"secret:file/x"}`: `{"n":12345678901234567890,"s":"secret:file//srv/x"}`,
-		`{ "untouched" : true }`:                        `{ "untouched" : true }`,
+		`{ "untouched" : true }`:                         `{ "untouched" : true }`,
 	} {
 		if got := absoluteSecrets(json.RawMessage(in), "/srv"); string(got) != want {
 			t.Errorf("absoluteSecrets(%s) = %s, want %s", in, got, want)

@@ -24,8 +24,8 @@ func accounts(t *testing.T, uid int) *Accounts {
 	return a
 }
 
+//nolint:paralleltest // the environment, which must not choose a name, is set for the process
 func TestActor(t *testing.T) {
-	// Not parallel: the environment must not choose a name.
 	t.Setenv("USER", "root")
 	t.Setenv("LOGNAME", "root")
 	t.Setenv("SUDO_USER", "root")
@@ -39,7 +39,7 @@ func TestActor(t *testing.T) {
 		{"entry without a name", 1003, backstay.Actor{UID: 1003, Host: "web1", Via: "deploy"}},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { //nolint:paralleltest // its parent sets the environment
+		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(accounts(t, tt.uid).Actor("deploy"), tt.want); diff != "" {
 				t.Errorf("actor (-got +want):\n%s", diff)
 			}

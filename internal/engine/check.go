@@ -277,18 +277,20 @@ func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, ea
 		e.finals = append(e.finals, ledger.Resource{Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: now[k]})
 		if before[k].Opaque || now[k].Opaque {
 			if undo == nil || undo.Result == CompensationFailed {
-				e.residue = append(e.residue, r.explain(residueOf(&st, k, before, now, r.causeOf(sp, stuck)), sp)...)
+				e.residue = append(e.residue, r.explain(residueOf(&st, k, before, now, r.causeOf(st.ID, stuck)), sp)...)
 			}
 			continue
 		}
-		list := residueOf(&st, k, before, now, r.causeOf(sp, stuck))
+		list := residueOf(&st, k, before, now, r.causeOf(st.ID, stuck))
 		list = slices.DeleteFunc(list, func(res backstay.Residue) bool {
 			return res.Unknown == "" && len(withoutOthers(k, []string{res.Part}, keysOf(earlier))) == 0
 		})
 		if undo != nil && undo.Result != CompensationFailed {
 			for _, res := range list {
 				if res.Unknown != "" {
-					e.residue = append(e.residue, res)
+					// Its undo was read back; only this last look failed.
+					res.Cause = backstay.CauseUnreachable
+					e.residue = append(e.residue, r.explain([]backstay.Residue{res}, sp)...)
 					continue
 				}
 				// It was put back, or told apart as an outsider's: what differs
@@ -305,8 +307,10 @@ func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, ea
 	}
 }
 
-// causeOf says why a step's keys may differ at the end.
-func (r *runner) causeOf(sp *StepProgress, stuck bool) backstay.Cause {
+// causeOf says why a step's keys may differ at the end. A step whose undo was
+// never tried has the cause of the undo that stands in its way.
+func (r *runner) causeOf(id string, stuck bool) backstay.Cause {
+	sp := r.progress.Steps[id]
 	switch {
 	case sp.Undo != nil && sp.Undo.Cause != "":
 		return sp.Undo.Cause
@@ -314,6 +318,11 @@ func (r *runner) causeOf(sp *StepProgress, stuck bool) backstay.Cause {
 		return backstay.CauseAmbiguous
 	case stuck:
 		return backstay.CauseNoUndo
+	}
+	for _, d := range r.core.dependents[id] {
+		if r.core.blocks(r.progress, d) || r.progress.needsUndo(d) {
+			return r.causeOf(d, stuck)
+		}
 	}
 	return backstay.CauseUndoFailed
 }

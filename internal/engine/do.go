@@ -267,7 +267,7 @@ func (r *runner) readBack(st *backstay.Step, after backstay.Image, key backstay.
 		return fmt.Errorf("%s cannot be read after the step: %s", key, unread)
 	}
 	want := st.Want
-	if st.Reverts != nil && st.Restorable {
+	if st.Reverts != nil {
 		target, _, err := r.revertImages(st)
 		if err != nil {
 			return err
@@ -342,7 +342,7 @@ func (r *runner) find(ctx context.Context, st *backstay.Step, call backstay.Call
 		return backstay.ObservedBody{Finding: backstay.NotApplied, Reason: "everything reads as before the step"}
 	}
 	want := st.Want
-	if st.Reverts != nil && st.Restorable {
+	if st.Reverts != nil {
 		if target, _, err := r.revertImages(st); err == nil {
 			want = target
 		}

@@ -294,10 +294,15 @@ func (s *Progress) applyOutcome(st *StepProgress, e backstay.Entry) error {
 	if err := e.Decode(&body); err != nil {
 		return err
 	}
-	if st.Phase != PhaseOpen && (body.OK || st.Phase != PhasePending) {
+	acted := st.Phase == PhaseOpen
+	if !acted && (body.OK || (st.Phase != PhasePending && st.Phase != PhaseFailed)) {
 		return fmt.Errorf("outcome of step %q in phase %q", e.Step, st.Phase)
 	}
-	st.Outcome, st.After, st.Closed = body, body.After, e.At
+	st.Outcome, st.Closed = body, e.At
+	if acted {
+		// A look that refused another try says nothing about what the try before left.
+		st.After = body.After
+	}
 	st.mergeSlots(body.Slots)
 	if body.OK {
 		st.Phase = PhaseApplied

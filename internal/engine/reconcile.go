@@ -66,13 +66,14 @@ type undoChoice struct {
 	kept     []backstay.Residue        // outsiders' values
 	residue  []backstay.Residue        // of a failed result
 	expected backstay.Image            // what the world must read after the undo
+	seen     backstay.Image            // what it read when this was decided
 }
 
 // chooseUndo decides how to take back one step. before is the image at its
 // first intent, after the image at its outcome (nil: none was recorded), now
 // what was just read.
 func chooseUndo(st *backstay.Step, before, after, now backstay.Image) undoChoice {
-	c := undoChoice{expected: before, restore: map[backstay.Key][]string{}}
+	c := undoChoice{expected: before, seen: now, restore: map[backstay.Key][]string{}}
 	opaque, differs, drifted := false, false, false
 	for _, k := range st.Keys {
 		b, n := before[k], now[k]
@@ -143,10 +144,15 @@ func judgeUndo(st *backstay.Step, c undoChoice, now backstay.Image, undoErr erro
 			continue
 		}
 		for _, part := range differing(b, n) {
-			if isKept(c.kept, k, part) {
-				continue
+			switch {
+			case isKept(body.Kept, k, part):
+			case changedDuring(st, c, k, part, n, undoErr):
+				kept := partResidue(st, k, part, b, n, backstay.CauseDrift)
+				kept.Detail = "changed by somebody else during the rollback; kept"
+				body.Kept = append(body.Kept, kept)
+			default:
+				body.Residue = append(body.Residue, partResidue(st, k, part, b, n, cause))
 			}
-			body.Residue = append(body.Residue, partResidue(st, k, part, b, n, cause))
 		}
 	}
 	if undoErr != nil {
@@ -165,12 +171,27 @@ func judgeUndo(st *backstay.Step, c undoChoice, now backstay.Image, undoErr erro
 		}
 	case opaque:
 		body.Result = CompensationCompensated
-	case len(c.kept) > 0:
+	case len(body.Kept) > 0:
 		body.Result = CompensationKept
 	default:
 		body.Result = CompensationRestored
 	}
 	return body
+}
+
+// changedDuring reports whether a part that does not read as expected after an
+// undo was changed by somebody else meanwhile: the undo had nothing to do with
+// it, or says that it put it back while it reads neither so nor as it did
+// before the undo began.
+func changedDuring(st *backstay.Step, c undoChoice, k backstay.Key, part string, now backstay.ResourceState, undoErr error) bool {
+	if !st.Restorable {
+		return false
+	}
+	same := bytes.Equal(now.Parts[part], c.seen[k].Parts[part])
+	if !slices.Contains(c.restore[k], part) {
+		return !same
+	}
+	return undoErr == nil && !same
 }
 
 // isKept reports whether a part is an outsider's, or a directory that holds

@@ -54,7 +54,7 @@ func (s *Store) writeBesides(ctx context.Context, run func(*batch) error) error 
 	if err := s.writable(); err != nil {
 		return err
 	}
-	err := s.commit([]*write{w})
+	err := s.commit([]*write{w}) //nolint:contextcheck // a transaction outlives its caller's context: see write
 	if err == nil {
 		err = w.err
 	}
@@ -163,7 +163,7 @@ func (s *Store) commit(ws []*write) error {
 		if s.opt.Clock.Boot()-began > s.opt.TTL || s.ctx.Err() != nil || allDone(ws) {
 			return s.gaveUp(asked != nil, err)
 		}
-		if !s.pause(wait/2 + rand.N(wait)) {
+		if !s.pause(wait/2 + rand.N(wait)) { //nolint:gosec // jitter is no secret
 			return s.gaveUp(asked != nil, err)
 		}
 	}

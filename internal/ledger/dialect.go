@@ -43,6 +43,8 @@ type Dialect struct {
 	// kept prepared, transactions are not bounded in time, every write passes
 	// the committer.
 	Embedded bool
+	// Closing is run on the write connection before it is closed; "" is nothing.
+	Closing string
 	// Classify says what an error means.
 	Classify func(error) Fault
 }

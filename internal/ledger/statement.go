@@ -38,8 +38,6 @@ func newKept(b Backend) *kept {
 	return k
 }
 
-// prepare readies statements outside of a transaction, where the only write
-// connection is free.
 func (k *kept) get(query string) *sql.Stmt {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -82,7 +80,7 @@ func (t *txn) stmt(ctx context.Context, query string) *sql.Stmt {
 
 // ExecContext runs a statement.
 func (t *txn) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if stmt := t.stmt(ctx, query); stmt != nil {
+	if stmt := t.stmt(ctx, query); stmt != nil { //nolint:sqlclosecheck // the transaction closes it
 		return stmt.ExecContext(ctx, args...)
 	}
 	return t.Tx.ExecContext(ctx, query, args...)
@@ -90,7 +88,7 @@ func (t *txn) ExecContext(ctx context.Context, query string, args ...any) (sql.R
 
 // QueryContext runs a query.
 func (t *txn) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if stmt := t.stmt(ctx, query); stmt != nil {
+	if stmt := t.stmt(ctx, query); stmt != nil { //nolint:sqlclosecheck // the transaction closes it
 		return stmt.QueryContext(ctx, args...)
 	}
 	return t.Tx.QueryContext(ctx, query, args...)
@@ -98,7 +96,7 @@ func (t *txn) QueryContext(ctx context.Context, query string, args ...any) (*sql
 
 // QueryRowContext runs a query of one row.
 func (t *txn) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if stmt := t.stmt(ctx, query); stmt != nil {
+	if stmt := t.stmt(ctx, query); stmt != nil { //nolint:sqlclosecheck // the transaction closes it
 		return stmt.QueryRowContext(ctx, args...)
 	}
 	return t.Tx.QueryRowContext(ctx, query, args...)

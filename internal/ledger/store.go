@@ -83,7 +83,7 @@ func (s *Store) Warnings() []string { return s.backend.Warnings }
 func (s *Store) LedgerID(context.Context) (string, error) { return s.id, nil }
 
 // Origin is the first line of the checkpoints of a ledger.
-func Origin(ledgerID string) string { return "backstay/ledger/" + ledgerID }
+func Origin(ledgerID string) string { return "backstay/" + ledgerID }
 
 // Close gives up this node's lease, so that others need not wait for its end,
 // and closes the database. What was acknowledged is durable without it.
@@ -94,6 +94,10 @@ func (s *Store) Close() error {
 		s.stop(ErrClosed)
 		s.wait.Wait()
 		s.kept.close()
+		if s.backend.Closing != "" && s.failed.Load() == nil && !s.backend.ReadOnly {
+			// Only tidies up: what it cannot do now, the next process does.
+			_, _ = s.backend.Write.ExecContext(context.WithoutCancel(s.ctx), s.backend.Closing)
+		}
 		err = errors.Join(err, s.backend.Write.Close())
 		if s.backend.Read != s.backend.Write {
 			err = errors.Join(err, s.backend.Read.Close())

@@ -292,14 +292,14 @@ func TestRefuseVariable(t *testing.T) {
 
 func TestOwnCgroup(t *testing.T) {
 	t.Parallel()
-	const mounts = "25 30 0:23 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n31 30 0:24 / /tmp rw - tmpfs tmpfs rw\n"
+	const mounts = "25 30 0:23 / /sys/fs/cgroup rw - cgroup2 none rw\n31 30 0:24 / /tmp rw - tmpfs none rw\n"
 	tests := []struct {
 		name, mounts, membership, want string
 	}{
 		{"unified", mounts, "0::/user.slice/x\n", "/sys/fs/cgroup/user.slice/x"},
 		{"mixed", mounts, "4:memory:/a\n0::/b\n", "/sys/fs/cgroup/b"},
 		{"version 1 only", mounts, "4:memory:/a\n", ""},
-		{"not mounted", "31 30 0:24 / /tmp rw - tmpfs tmpfs rw\n", "0::/b\n", ""},
+		{"not mounted", "31 30 0:24 / /tmp rw - tmpfs none rw\n", "0::/b\n", ""},
 		{"mounted in part", strings.Replace(mounts, " / /sys", " /part /sys", 1), "0::/b\n", ""},
 		{"outside of its namespace", mounts, "0::/../b\n", ""},
 	}

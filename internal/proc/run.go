@@ -298,8 +298,7 @@ func startRun(ctx context.Context, c Command, o order, stop context.CancelCauseF
 	go r.readReports(reportRead)
 	go r.copyOutputs(sinks)
 	if err := r.sendOrder(); err != nil {
-		r.abandon(ctx)
-		return nil, err
+		return nil, errors.Join(err, r.abandon(ctx))
 	}
 	return r, nil
 }
@@ -410,6 +409,7 @@ func (r *run) wait(ctx context.Context) (Exit, error) {
 // finish collects the supervisor and the rest of the output after its last report.
 func (r *run) finish(ctx context.Context, rep report) (Exit, error) {
 	_ = r.control.Close()
+	_ = r.supervisor.Process.Kill() // after its last report it has nothing left to do
 	_ = r.supervisor.Wait()
 	drained := r.drain()
 	exit := Exit{Code: rep.Code, Signal: rep.Signal, Leftovers: rep.Leftovers}

@@ -13,8 +13,14 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	m := &markdown{}
 	m.put("# %s %s\n\n", r.title(), r.headline())
 	m.table("", "", [][]string{
-		{"Deployment", r.Deployment}, {"Plan", r.Plan}, {"By", r.Author.String()}, {"Time", r.clock()},
-		{"Reason", r.Reason}, {"Takes back", r.Reverts}, {"Taken back by", r.RevertedBy}, {"Environment", r.Environment},
+		{"Deployment", r.Deployment},
+		{"Plan", r.Plan},
+		{"By", r.Author.String()},
+		{"Time", r.clock()},
+		{"Reason", r.Reason},
+		{"Takes back", r.Reverts},
+		{"Taken back by", r.RevertedBy},
+		{"Environment", r.Environment},
 	})
 	if f := r.Failure; f != nil {
 		m.put("## What failed\n\n%s: %s\n\n", f.what(), f.Reason)

@@ -99,7 +99,7 @@ type Step struct {
 	Summary  string             `json:"summary,omitempty"`
 	Class    backstay.Class     `json:"class,omitempty"`
 	Keys     []backstay.Key     `json:"keys,omitempty"`
-	Result   string             `json:"result"` // not begun, begun, done, failed
+	Result   string             `json:"result"` // "not begun", "begun", "done" or "failed"
 	Attempts int                `json:"attempts,omitempty"`
 	Began    time.Time          `json:"began,omitzero"`
 	Ended    time.Time          `json:"ended,omitzero"`

@@ -49,16 +49,18 @@ type rendering struct {
 
 func renderings() []rendering {
 	return []rendering{
-		{"txt", (*report.Report).WriteText}, {"json", (*report.Report).WriteJSON},
-		{"md", (*report.Report).WriteMarkdown}, {"html", (*report.Report).WriteHTML},
+		{"txt", (*report.Report).WriteText},
+		{"json", (*report.Report).WriteJSON},
+		{"md", (*report.Report).WriteMarkdown},
+		{"html", (*report.Report).WriteHTML},
 	}
 }
 
-func render(t testing.TB, r *report.Report, how rendering) string {
-	t.Helper()
+func render(tb testing.TB, r *report.Report, how rendering) string {
+	tb.Helper()
 	var out bytes.Buffer
 	if err := how.write(r, &out); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.String()
 }
@@ -329,6 +331,7 @@ func checkMarkdown(t *testing.T, got string) {
 			fence = strings.TrimSuffix(l, "text")
 			continue
 		}
+		l = strings.ReplaceAll(l, `\]`, "")
 		if strings.HasPrefix(l, "## forged") || strings.ContainsAny(l, "<>") || strings.Contains(l, "](") || strings.Contains(l, "https:") || strings.Contains(l, "@") {
 			t.Errorf("markup in %q", l)
 		}

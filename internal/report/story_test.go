@@ -234,11 +234,11 @@ func held() *story {
 
 func ptr[T any](v T) *T { return &v }
 
-func timeline(t testing.TB, s *story) *report.Report {
-	t.Helper()
-	r, err := report.Timeline(t.Context(), s, s.dep.ID)
+func timeline(tb testing.TB, s *story) *report.Report {
+	tb.Helper()
+	r, err := report.Timeline(tb.Context(), s, s.dep.ID)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return r
 }

@@ -78,12 +78,24 @@ func TestSizeAndDuration(t *testing.T) {
 			t.Errorf("Size(%d): got %q, want %q", in, got, want)
 		}
 	}
-	for in, want := range map[time.Duration]string{
-		0: "0s", 5: "5ns", 1234 * time.Nanosecond: "1µs", 1560 * time.Microsecond: "1.6ms", 123456 * time.Microsecond: "123ms", 1234 * time.Millisecond: "1.23s",
-		12345 * time.Millisecond: "12.3s", 61234 * time.Millisecond: "1m1s", 90 * time.Minute: "1h30m", 49 * time.Hour: "2d1h", -time.Second: "-1s",
+	for _, tt := range []struct {
+		in   time.Duration
+		want string
+	}{
+		{0, "0s"},
+		{5, "5ns"},
+		{1234 * time.Nanosecond, "1µs"},
+		{1560 * time.Microsecond, "1.6ms"},
+		{123456 * time.Microsecond, "123ms"},
+		{1234 * time.Millisecond, "1.23s"},
+		{12345 * time.Millisecond, "12.3s"},
+		{61234 * time.Millisecond, "1m1s"},
+		{90 * time.Minute, "1h30m"},
+		{49 * time.Hour, "2d1h"},
+		{-time.Second, "-1s"},
 	} {
-		if got := report.Duration(in); got != want {
-			t.Errorf("Duration(%d): got %q, want %q", in, got, want)
+		if got := report.Duration(tt.in); got != tt.want {
+			t.Errorf("Duration(%d): got %q, want %q", tt.in, got, tt.want)
 		}
 	}
 }

@@ -150,7 +150,9 @@ func (h hits) fault() string {
 	return ""
 }
 
-// enumerate lists every single fault that a dry run's trace has room for.
+// enumerate lists every single fault that a dry run's trace has room for. An
+// outsider's write is not repeated at points between which nobody looks at the
+// world: to the engine and to the world these are one.
 // cells are those that an outsider may write, with the value it leaves.
 func enumerate(trace []string, cells []fault) []fault {
 	var all []fault
@@ -166,12 +168,15 @@ func enumerate(trace []string, cells []fault) []fault {
 		if err != nil {
 			panic("sim: broken trace: " + pass)
 		}
-		add(point, n, actCrash, actAbort, actStop)
-		for _, c := range cells {
-			c.Point, c.N = point, n
-			all = append(all, c)
-		}
+		add(point, n, actCrash, actAbort)
 		kind, _, _ := strings.Cut(point, "/")
+		if ledgerOnly := strings.HasPrefix(point, "fp:") && point != "fp:create.before/" || strings.HasPrefix(kind, "append"); !ledgerOnly {
+			add(point, n, actStop)
+			for _, c := range cells {
+				c.Point, c.N = point, n
+				all = append(all, c)
+			}
+		}
 		switch kind {
 		case "do", "undo":
 			acts := []string{actFail, actTransient, actPart, actFull, actLost, actLie, actPartLie, actHang, actHangPart}

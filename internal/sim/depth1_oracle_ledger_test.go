@@ -45,7 +45,8 @@ func (h *history) grammar() {
 			}
 			state = body.To
 		case backstay.EntryIntent, backstay.EntryUndoIntent:
-			if was := openIntents[e.Step]; was != "" {
+			// An undo that a crash cut off is announced again: it is idempotent.
+			if was := openIntents[e.Step]; was != "" && (was != e.Kind || e.Kind != backstay.EntryUndoIntent) {
 				h.violate("I13: entry %d: a second %s of step %s while an %s is open", e.N, e.Kind, e.Step, was)
 			}
 			openIntents[e.Step] = e.Kind
@@ -76,7 +77,18 @@ func (h *history) grammar() {
 // was refused before it could have an intent.
 func (h *history) neverActed(e backstay.Entry) bool {
 	var body backstay.OutcomeBody
-	return e.Kind == backstay.EntryOutcome && e.Decode(&body) == nil && !body.OK && body.After == nil && len(h.doOf(e.Step)) == 0
+	return e.Kind == backstay.EntryOutcome && e.Decode(&body) == nil && !body.OK && body.After == nil && h.acts(e.Step, "do") <= len(h.doOf(e.Step))
+}
+
+// acts counts the acts of a step.
+func (h *history) acts(step, kind string) int {
+	n := 0
+	for _, e := range h.journal {
+		if e.Step == step && e.Kind == kind && !e.Back {
+			n++
+		}
+	}
+	return n
 }
 
 // acknowledged: what was acknowledged is in the ledger, in that order (I7).
@@ -206,7 +218,7 @@ func (h *history) compensations() {
 		return
 	}
 	for _, s := range h.dos {
-		if !h.undone(s.step) && h.touched(s.step) {
+		if good[s.step]+failed[s.step] == 0 && h.touched(s.step) {
 			h.violate("I10: rolled back without a compensation record of step %s", s.step)
 		}
 	}

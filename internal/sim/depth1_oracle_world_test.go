@@ -26,8 +26,8 @@ func (h *history) commitTruth() {
 			if p, ok := h.lastOutsider(cell, at); ok && p > h.lastLook(cell, at) {
 				continue // after the last look before the commit: nobody could know
 			}
-			if h.lied(cell) {
-				continue // a command that changed nothing, and nothing says what it should have
+			if h.lied(cell) || h.unplanned(cell) {
+				continue // nothing says what the command should have left there
 			}
 			h.violate("I2: committed with %s = %q, the plan wants %q", cell, e.Cells[cell], value)
 		}
@@ -69,7 +69,18 @@ func (h *history) lied(cell string) bool {
 		}
 		k, covers := keyOf(h.step(e.Step), cell)
 		_, known := h.step(e.Step).Want[k]
-		return covers && !known
+		return covers && !known && h.step(e.Step).Reverts == nil
+	})
+}
+
+// unplanned reports whether an outsider wrote the cell within the window of a
+// command whose wanted state is not known beforehand.
+func (h *history) unplanned(cell string) bool {
+	p, ok := h.lastOutsider(cell, len(h.journal))
+	return ok && slices.ContainsFunc(h.dos, func(s span) bool {
+		step := h.step(s.step)
+		_, covers := keyOf(step, cell)
+		return covers && step.Want == nil && step.Reverts == nil && s.look <= p && p <= s.till
 	})
 }
 
@@ -82,15 +93,22 @@ func (h *history) lastOutsider(cell string, before int) (int, bool) {
 	return 0, false
 }
 
-// lastLook is the last read that covers the cell before a place, or -1.
+// lastLook is the place of the read that covers the cell for the last time
+// before a place, or -1. Where several steps cover it, it is the first of
+// their last reads: a round of reads is not one moment.
 func (h *history) lastLook(cell string, before int) int {
-	for i := before - 1; i >= 0; i-- {
-		e := h.journal[i]
-		if _, ok := keyOf(h.step(e.Step), cell); e.Kind == "seen" && e.Fault == "" && ok {
-			return i
+	at := -1
+	for _, s := range h.covering(cell) {
+		for i := before - 1; i >= 0; i-- {
+			if e := h.journal[i]; e.Kind == "seen" && e.Fault == "" && e.Step == s.ID && len(h.doOf(s.ID)) > 0 {
+				if at < 0 || i < at {
+					at = i
+				}
+				break
+			}
 		}
 	}
-	return -1
+	return at
 }
 
 // neighbours: nothing outside a step's own keys is written by it (I18).
@@ -384,7 +402,8 @@ func (h *history) fact(c backstay.Cause, s backstay.Step) bool {
 		bad := func(e event) bool {
 			return e.Back && (e.Err != "" || strings.Contains(e.Fault, actLie))
 		}
-		return of("undo.end", bad) || of("do.end", bad)
+		// An outsider who writes while a command undoes cannot be told from it.
+		return of("undo.end", bad) || of("do.end", bad) || !s.Restorable && h.outsiderDuringUndo(s)
 	case backstay.CauseDrift:
 		return h.outsiderOn(s)
 	case backstay.CauseAmbiguous:
@@ -397,6 +416,15 @@ func (h *history) fact(c backstay.Cause, s backstay.Step) bool {
 	default:
 		return false
 	}
+}
+
+func (h *history) outsiderDuringUndo(s backstay.Step) bool {
+	return slices.ContainsFunc(h.undos, func(u span) bool {
+		return u.step == s.ID && slices.ContainsFunc(h.journal[u.look:u.till], func(e event) bool {
+			_, ok := keyOf(s, e.Cell)
+			return e.Kind == "outsider" && ok
+		})
+	})
 }
 
 // stoppedOnlyDependents: what is not undone has a reason of its own or a step

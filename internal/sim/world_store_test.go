@@ -34,6 +34,7 @@ type book struct {
 	store *ledger.Store
 
 	mu         sync.Mutex
+	read       []backstay.Entry            // what the ledger itself showed last
 	acked      map[string][]backstay.Entry // by deployment
 	violations []string
 }
@@ -89,7 +90,7 @@ func (b *book) goesBack(deployment, step string) bool {
 // mustHaveIntent is I6 at the moment of a write: the ledger itself, asked now,
 // must hold an open intent of the step, whose before-image covers the cell.
 func (b *book) mustHaveIntent(ctx context.Context, c backstay.Call, cell string) {
-	entries, err := b.store.Entries(context.WithoutCancel(ctx), c.Deployment, 0)
+	entries, err := b.now(ctx, c.Deployment)
 	if err != nil {
 		b.violate("I6: step %s writes %s, and the ledger cannot be read: %v", c.Step.ID, cell, err)
 		return
@@ -103,6 +104,22 @@ func (b *book) mustHaveIntent(ctx context.Context, c backstay.Call, cell string)
 		}
 	}
 	b.violate("I6: step %s writes %s without a durable before-image of it", c.Step.ID, cell)
+}
+
+// now asks the ledger itself for the deployment's entries. It only grows, so it
+// is not asked again while nothing more was acknowledged.
+func (b *book) now(ctx context.Context, deployment string) ([]backstay.Entry, error) {
+	b.mu.Lock()
+	known, acked := b.read, len(b.acked[deployment])
+	b.mu.Unlock()
+	if len(known) >= acked && len(known) > 0 && known[0].Deployment == deployment {
+		return known, nil
+	}
+	entries, err := b.store.Entries(context.WithoutCancel(ctx), deployment, 0)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.read = entries
+	return entries, err
 }
 
 // covers reports whether the intent's before-image has a key that the cell is

@@ -242,7 +242,7 @@ func TestEnvironmentIsExplicit(t *testing.T) {
 	t.Setenv("SHOP_LEAK", "leak")
 	w := newWorld(t)
 	tr := w.trial(t, map[string]any{
-		"run": `echo "$SHOP_PASSED $TOKEN $BACKSTAY_STEP $BACKSTAY_ACT $BACKSTAY_IDEMPOTENCY_KEY ${SHOP_LEAK-none} ${HOME-none} $(pwd)"`, "irreversible": "x",
+		"run": `echo "$SHOP_PASSED $TOKEN $BACKSTAY_STEP $BACKSTAY_ACT $BACKSTAY_IDEMPOTENCY_KEY ${SHOP_LEAK-unset}/${HOME-unset} $(pwd)"`, "irreversible": "x",
 		"pass-env": []string{"SHOP_PASSED", "SHOP_UNSET"}, "env": map[string]string{"TOKEN": "secret:env/TOKEN"}, "dir": w.dir,
 	})
 	var out bytes.Buffer
@@ -251,7 +251,7 @@ func TestEnvironmentIsExplicit(t *testing.T) {
 	if _, err := New().Do(t.Context(), call); err != nil {
 		t.Fatal(err)
 	}
-	if want := "passed " + canary + " warm run " + call.IdempotencyKey + " none none " + w.dir + "\n"; out.String() != want {
+	if want := "passed " + canary + " warm run " + call.IdempotencyKey + " unset/unset " + w.dir + "\n"; out.String() != want {
 		t.Errorf("it saw %q, want %q", out.String(), want)
 	}
 }

@@ -42,22 +42,22 @@ func newWorld(t *testing.T) world {
 	return w
 }
 
-func (w world) put(t testing.TB, path, content string, mode fs.FileMode) {
-	t.Helper()
+func (w world) put(tb testing.TB, path, content string, mode fs.FileMode) {
+	tb.Helper()
 	if err := os.WriteFile(path, []byte(content), mode); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	// A fixed time: the suite compares two worlds made at different moments.
 	if err := os.Chtimes(path, time.Time{}, time.Unix(1_700_000_000, 0)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func (w world) read(t testing.TB) map[string]string {
-	t.Helper()
+func (w world) read(tb testing.TB) map[string]string {
+	tb.Helper()
 	state := map[string]string{}
 	err := filepath.WalkDir(w.dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -80,13 +80,13 @@ func (w world) read(t testing.TB) map[string]string {
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return state
 }
 
-func (w world) request(t testing.TB, config map[string]any) backstay.Request {
-	t.Helper()
+func (w world) request(tb testing.TB, config map[string]any) backstay.Request {
+	tb.Helper()
 	return backstay.Request{
 		ID: "warm", Config: backstay.Canonical(config), Dir: w.spec, DataDir: w.data, Release: "shop",
 		Blobs: drivertest.NewBlobs(), Secrets: secrets{"secret:env/TOKEN": canary},
@@ -94,11 +94,11 @@ func (w world) request(t testing.TB, config map[string]any) backstay.Request {
 }
 
 // leftovers are processes that work in this world.
-func (w world) leftovers(t testing.TB) []string {
-	t.Helper()
+func (w world) leftovers(tb testing.TB) []string {
+	tb.Helper()
 	found, err := proc.Find(func(proc.Token) bool { return true })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var left []string
 	for _, p := range found {
@@ -118,9 +118,9 @@ func (w world) fixture(t *testing.T, config map[string]any) drivertest.Fixture {
 	config["env"] = map[string]string{"TOKEN": "secret:env/TOKEN"}
 	return drivertest.Fixture{
 		Kind: New(), Request: w.request(t, config), World: w.read, Leftovers: w.leftovers, Canaries: []string{canary},
-		Spoil: func(t testing.TB) {
-			t.Helper()
-			w.put(t, script, "#!/bin/sh\necho tampered > '"+w.dir+"/tampered'\n", 0o755)
+		Spoil: func(tb testing.TB) {
+			tb.Helper()
+			w.put(tb, script, "#!/bin/sh\necho tampered > '"+w.dir+"/tampered'\n", 0o755)
 		},
 	}
 }
@@ -135,8 +135,8 @@ func TestConformance(t *testing.T) {
 			w := newWorld(t)
 			f := w.fixture(t, map[string]any{"touches": []string{w.dir}, "idempotent": true})
 			f.Mutations = []drivertest.Mutation{
-				{Name: "content", Apply: func(t testing.TB) { t.Helper(); w.put(t, filepath.Join(w.dir, "kept.conf"), "theirs\n", 0o640) }},
-				{Name: "a new file", Apply: func(t testing.TB) { t.Helper(); w.put(t, filepath.Join(w.dir, "theirs"), "", 0o644) }},
+				{Name: "content", Apply: func(tb testing.TB) { tb.Helper(); w.put(tb, filepath.Join(w.dir, "kept.conf"), "theirs\n", 0o640) }},
+				{Name: "a new file", Apply: func(tb testing.TB) { tb.Helper(); w.put(tb, filepath.Join(w.dir, "theirs"), "", 0o644) }},
 			}
 			return f
 		}})
@@ -164,7 +164,7 @@ func TestConformance(t *testing.T) {
 					"read": []string{"cat", value}, "idempotent": true,
 					"env": map[string]string{"TOKEN": "secret:env/TOKEN"},
 				}),
-				Mutations: []drivertest.Mutation{{Name: "content", Apply: func(t testing.TB) { t.Helper(); w.put(t, value, "theirs\n", 0o640) }}},
+				Mutations: []drivertest.Mutation{{Name: "content", Apply: func(tb testing.TB) { tb.Helper(); w.put(tb, value, "theirs\n", 0o640) }}},
 			}
 		}})
 	})

@@ -100,7 +100,7 @@ func newPin(l Line, base, dir string, blobs backstay.Blobs) (p *pin, warning str
 func (l line) resolve(ctx context.Context, call backstay.Call) (argv []string, err error) {
 	word, program := "", ""
 	if l.Pin != nil && !l.Pin.unchanged(ctx) {
-		copied, err := l.Pin.materialise(call)
+		copied, err := l.Pin.materialise(ctx, call)
 		if err != nil {
 			return nil, fmt.Errorf("restore pinned script %s: %w", l.Pin.Word, err)
 		}
@@ -127,11 +127,11 @@ func (p *pin) unchanged(ctx context.Context) bool {
 	}
 	defer func() { _ = f.Close() }()
 	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 || ctx.Err() != nil {
+	if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
 		return false
 	}
 	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
+	if _, err := io.Copy(sum, f); err != nil || ctx.Err() != nil {
 		return false
 	}
 	return hex.EncodeToString(sum.Sum(nil)) == p.Digest
@@ -139,11 +139,11 @@ func (p *pin) unchanged(ctx context.Context) bool {
 
 // materialise writes the pinned copy below the data directory, where only this
 // user can write, and returns its path. The name is kept: scripts look at it.
-func (p *pin) materialise(call backstay.Call) (path string, err error) {
+func (p *pin) materialise(ctx context.Context, call backstay.Call) (path string, err error) {
 	dir := filepath.Join(call.DataDir, "scripts", p.Digest)
 	path = filepath.Join(dir, filepath.Base(p.Word))
 	copied := pin{Path: path, Digest: p.Digest}
-	if copied.unchanged(context.Background()) {
+	if copied.unchanged(ctx) {
 		return path, nil
 	}
 	if err := durable.MkdirAll(dir, 0o700); err != nil {

@@ -272,7 +272,7 @@ func (p *preparer) touches(ctx context.Context, paths, ignore []string, dir stri
 		case t == "/":
 			p.refuse(at, "the whole file system cannot be kept", "name the paths that the command changes")
 			continue
-		case p.req.DataDir != "" && (overlap(t, data)):
+		case p.req.DataDir != "" && overlap(t, data):
 			p.refuse(at, t+" overlaps with Backstay's own data in "+data, "name the paths that the command changes, not ones above or inside Backstay's data")
 			continue
 		}

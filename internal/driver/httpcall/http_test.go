@@ -45,11 +45,11 @@ type flags struct {
 	keys    map[string]bool
 }
 
-func newFlags(t testing.TB) *flags {
-	t.Helper()
+func newFlags(tb testing.TB) *flags {
+	tb.Helper()
 	f := &flags{value: "off", keys: map[string]bool{}}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
-	t.Cleanup(f.Close)
+	tb.Cleanup(f.Close)
 	return f
 }
 

@@ -42,15 +42,20 @@ func formatOf(file string) format {
 	return plain
 }
 
-// Limits of an archive. Content may be ratio times as large as the archive, or
-// freeBytes, and never larger than maxBytes.
-const (
-	maxFiles  = 50_000
-	maxBytes  = 4 << 30
-	freeBytes = 64 << 20
-	ratio     = 100
-	maxName   = 4096
-)
+// limits of an archive's content.
+type limits struct {
+	files int   // and directories
+	bytes int64 // never more
+	ratio int64 // to the archive's own size
+	free  int64 // bytes that are allowed whatever the ratio
+}
+
+func standardLimits() limits {
+	return limits{files: 50_000, bytes: 4 << 30, ratio: 100, free: 64 << 20}
+}
+
+// maxName bounds a name and a link's target.
+const maxName = 4096
 
 // unsafeError says which entry of an archive is refused and why.
 type unsafeError struct{ name, why string }
@@ -65,8 +70,9 @@ type unpacker struct {
 	root  *os.Root
 	seen  map[string]entryKind
 	links []string
+	files int // the most there may be
 	bytes int64
-	limit int64
+	limit int64 // of bytes
 }
 
 type entryKind int
@@ -79,14 +85,14 @@ const (
 )
 
 // inspect checks an artifact of a size without writing anything.
-func inspect(ctx context.Context, f format, r io.ReaderAt, size int64) error {
-	return unpack(ctx, f, r, size, nil)
+func inspect(ctx context.Context, f format, r io.ReaderAt, size int64, most limits) error {
+	return unpack(ctx, f, r, size, most, nil)
 }
 
 // unpack writes an archive below root; nil only checks it. A plain file has
 // nothing to unpack.
-func unpack(ctx context.Context, f format, r io.ReaderAt, size int64, root *os.Root) error {
-	u := &unpacker{ctx: ctx, root: root, seen: map[string]entryKind{}, limit: min(max(freeBytes, size*ratio), maxBytes)}
+func unpack(ctx context.Context, f format, r io.ReaderAt, size int64, most limits, root *os.Root) error {
+	u := &unpacker{ctx: ctx, root: root, seen: map[string]entryKind{}, files: most.files, limit: min(max(most.free, size*most.ratio), most.bytes)}
 	stream := io.NewSectionReader(r, 0, size)
 	var err error
 	switch f {
@@ -150,7 +156,7 @@ func (u *unpacker) zip(r io.ReaderAt, size int64) error {
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return err
 	}
-	if len(archive.File) > maxFiles {
+	if len(archive.File) > u.files {
 		return u.tooMany()
 	}
 	for _, f := range archive.File {
@@ -218,14 +224,14 @@ func (u *unpacker) claim(name string, kind entryKind) (string, error) {
 		case implied, directory:
 		}
 	}
-	if len(u.seen) > maxFiles {
+	if len(u.seen) > u.files {
 		return "", u.tooMany()
 	}
 	return clean, nil
 }
 
 func (u *unpacker) tooMany() error {
-	return &unsafeError{"", fmt.Sprintf("is one too many: the archive has more than %d files", maxFiles)}
+	return &unsafeError{"", fmt.Sprintf("is one too many: the archive has more than %d files", u.files)}
 }
 
 func (u *unpacker) directory(name string) error {
@@ -241,7 +247,7 @@ func (u *unpacker) file(name string, mode fs.FileMode, r io.Reader) (err error) 
 	if err != nil {
 		return err
 	}
-	var w io.Writer = io.Discard
+	w := io.Discard
 	if u.root != nil {
 		if err := u.root.MkdirAll(path.Dir(clean), 0o755); err != nil {
 			return err
@@ -258,7 +264,7 @@ func (u *unpacker) file(name string, mode fs.FileMode, r io.Reader) (err error) 
 	}
 	n, err := io.Copy(w, io.LimitReader(contextReader{u.ctx, r}, u.limit-u.bytes+1))
 	if u.bytes += n; u.bytes > u.limit {
-		return &unsafeError{name, fmt.Sprintf("makes the content larger than %d MiB, out of proportion to the archive", u.limit>>20)}
+		return &unsafeError{name, fmt.Sprintf("makes the content larger than %d KiB, out of proportion to the archive", u.limit>>10)}
 	}
 	return err
 }

@@ -244,7 +244,7 @@ func (p *preparer) artifact(ctx context.Context, def *definition, name string) (
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read artifact %s: %w", name, err)
 	}
-	if err := inspect(ctx, def.Format, f, size); err != nil {
+	if err := inspect(ctx, def.Format, f, size, standardLimits()); err != nil {
 		if ctx.Err() != nil {
 			return ending(ctx)
 		}

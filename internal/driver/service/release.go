@@ -127,31 +127,33 @@ func unpackInto(ctx context.Context, making string, f format, content io.Reader)
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	return unpack(ctx, f, file, st.Size(), root)
+	return unpack(ctx, f, file, st.Size(), standardLimits(), root)
 }
 
 // lockModes takes the write permission from all directories; files have none.
-func lockModes(dir string) error {
-	return filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || !e.IsDir() {
-			return err
-		}
-		return os.Chmod(p, 0o555)
-	})
-}
+func lockModes(dir string) error { return chmodDirs(dir, 0o555) }
 
 // removeTree removes a directory whose directories may be read-only.
 func removeTree(dir string) error {
-	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || !e.IsDir() {
-			return err
-		}
-		return os.Chmod(p, 0o755)
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := chmodDirs(dir, 0o755); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove release: %w", err)
 	}
 	return durable.RemoveAll(dir) //nolint:wrapcheck // says what it did
+}
+
+// chmodDirs sets the mode of a directory and all below it, and leaves it never.
+func chmodDirs(dir string, mode fs.FileMode) (err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return fs.WalkDir(root.FS(), ".", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		return root.Chmod(p, mode)
+	})
 }
 
 // sweep removes what killed makers left. The lock is held.

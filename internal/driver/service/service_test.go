@@ -26,22 +26,25 @@ func TestConformance(t *testing.T) {
 	for _, former := range []bool{false, true} {
 		t.Run(fmt.Sprintf("with a former release %v", former), func(t *testing.T) {
 			t.Parallel()
-			drivertest.Run(t, drivertest.Suite{CancelAfter: delays, MaxCuts: 5, New: func(t *testing.T) drivertest.Fixture {
+			drivertest.Run(t, drivertest.Suite{CancelAfter: delays, MaxCuts: 3, New: func(t *testing.T) drivertest.Fixture {
 				t.Helper()
-				w := newWorld(t)
+				w, config := newWorld(t), webConfig()
+				if !former {
+					config["instances"] = 1 // fewer processes: quicker
+				}
 				f := drivertest.Fixture{
 					Kind: New(), World: w.read, Canaries: []string{canary},
-					Request: w.request(w.artifact(t, "v2", "ok"), webConfig()),
-					Spoil: func(t testing.TB) {
-						t.Helper()
+					Request: w.request(w.artifact(t, "v2", "ok"), config),
+					Spoil: func(tb testing.TB) {
+						tb.Helper()
 						if err := os.Remove(filepath.Join(w.spec, "web-v2")); err != nil {
-							t.Fatal(err)
+							tb.Fatal(err)
 						}
 					},
 				}
 				if former {
 					w.deploy(t, "former", "v1").settle(t, true)
-					f.Mutations = []drivertest.Mutation{{Name: "an instance dies", Apply: func(t testing.TB) { t.Helper(); w.killOne(t) }}}
+					f.Mutations = []drivertest.Mutation{{Name: "an instance dies", Apply: func(tb testing.TB) { tb.Helper(); w.killOne(tb) }}}
 				}
 				return f
 			}})
@@ -50,21 +53,21 @@ func TestConformance(t *testing.T) {
 }
 
 // killOne kills one server and waits until it is gone.
-func (w world) killOne(t testing.TB) {
-	t.Helper()
+func (w world) killOne(tb testing.TB) {
+	tb.Helper()
 	all := w.processes()
 	for pid := range all {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
-		eventually(t, "an end", func() bool { return len(w.processes()) < len(all) })
+		eventually(tb, "an end", func() bool { return len(w.processes()) < len(all) })
 		return
 	}
-	t.Fatal("there is no server to kill")
+	tb.Fatal("there is no server to kill")
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, holds func() bool) {
+	tb.Helper()
 	deadline := time.NewTimer(20 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -72,7 +75,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	for !holds() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("never: %s", what)
+			tb.Fatalf("never: %s", what)
 		case <-tick.C:
 		}
 	}
@@ -112,11 +115,11 @@ func TestCrashingReleaseLeavesTheOldOneAnswering(t *testing.T) {
 			w := newWorld(t)
 			w.deploy(t, "first", "v1").settle(t, true)
 			second := w.deploy(t, "second", "v2")
-			if got := w.running(); got != "v1 v1 v2 v2" {
+			if got := w.running(); got != "v1+v1+v2+v2" {
 				t.Errorf("after v2, before it is proven, there run %q", got)
 			}
 			second.settle(t, true)
-			if got := w.running(); got != "v2 v2" {
+			if got := w.running(); got != "v2+v2" {
 				t.Errorf("after v2 is proven there run %q", got)
 			}
 			before, endpoints := w.read(t), w.endpoints(t)
@@ -184,10 +187,10 @@ func TestUndoStartsAgainWhatDied(t *testing.T) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		break
 	}
-	eventually(t, "an end", func() bool { return w.running() == "v1 v2 v2" })
+	eventually(t, "an end", func() bool { return w.running() == "v1+v2+v2" })
 	second.undo(t)
 	second.settle(t, false)
-	want := map[string]string{"running": "v1 v1", "endpoint 0": "v1", "endpoint 1": "v1"}
+	want := map[string]string{"running": "v1+v1", "endpoint 0": "v1", "endpoint 1": "v1"}
 	if diff := cmp.Diff(want, w.read(t)); diff != "" {
 		t.Errorf("world (-want +got):\n%s", diff)
 	}
@@ -216,11 +219,11 @@ func TestRevertStartsAFormerRelease(t *testing.T) {
 	}
 	second.name = "third" // the engine calls the undo under the new deployment
 	second.undo(t)
-	if got := w.read(t); got["endpoint 0"] != "v1" || got["running"] != "v1 v1 v2 v2" {
+	if got := w.read(t); got["endpoint 0"] != "v1" || got["running"] != "v1+v1+v2+v2" {
 		t.Errorf("after the revert: %v", got)
 	}
 	second.settle(t, true)
-	if got := w.running(); got != "v1 v1" {
+	if got := w.running(); got != "v1+v1" {
 		t.Errorf("after it is proven there run %q", got)
 	}
 }
@@ -248,14 +251,14 @@ func TestReapEndsOnlyWhatIsNotCurrent(t *testing.T) {
 	if err := New().Reap(t.Context(), call); err != nil {
 		t.Fatal(err)
 	}
-	if got := w.running(); got != "v1 v1 v1 v1" {
+	if got := w.running(); got != "v1+v1+v1+v1" {
 		t.Errorf("reaping under the same epoch left %q", got)
 	}
 	call.Token.Epoch++
 	if err := New().Reap(t.Context(), call); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]string{"running": "v1 v1", "endpoint 0": "v1", "endpoint 1": "v1"}, w.read(t)); diff != "" {
+	if diff := cmp.Diff(map[string]string{"running": "v1+v1", "endpoint 0": "v1", "endpoint 1": "v1"}, w.read(t)); diff != "" {
 		t.Errorf("world (-want +got):\n%s", diff)
 	}
 	all, err := s.instances()
@@ -280,7 +283,7 @@ func TestAReusedPidIsNotStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.settle(t, true)
-	if got := w.running(); got != "v1 v1" {
+	if got := w.running(); got != "v1+v1" {
 		t.Errorf("there run %q", got)
 	}
 	if all, err = s.instances(); err != nil || len(all) != 2 {
@@ -317,7 +320,7 @@ func TestCancelledStartLeavesNothing(t *testing.T) {
 		_, err := New().Do(ctx, d.call())
 		done <- err
 	}()
-	eventually(t, "a start", func() bool { return w.running() == "v1 v1" })
+	eventually(t, "a start", func() bool { return w.running() == "v1+v1" })
 	cancel(why)
 	if err := <-done; !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
 		t.Errorf("error %v, want the context's and its cause", err)

@@ -58,16 +58,16 @@ func newWorld(t *testing.T) world {
 }
 
 // artifact is a script that becomes the test binary's server.
-func (w world) artifact(t testing.TB, version, behaviour string) backstay.Artifact {
-	t.Helper()
-	return w.file(t, "web-"+version, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' serve \"$1\" %s %s '%s'\n", os.Args[0], version, behaviour, w.data))
+func (w world) artifact(tb testing.TB, version, behaviour string) backstay.Artifact {
+	tb.Helper()
+	return w.file(tb, "web-"+version, fmt.Appendf(nil, "#!/bin/sh\nexec '%s' serve \"$1\" %s %s '%s'\n", os.Args[0], version, behaviour, w.data))
 }
 
-func (w world) file(t testing.TB, name string, content []byte) backstay.Artifact {
-	t.Helper()
+func (w world) file(tb testing.TB, name string, content []byte) backstay.Artifact {
+	tb.Helper()
 	path := filepath.Join(w.spec, name)
 	if err := os.WriteFile(path, content, 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	sum := sha256.Sum256(content)
 	return backstay.Artifact{Name: "web", File: path, SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content))}
@@ -98,62 +98,63 @@ type deployment struct {
 	epoch int64
 }
 
-func (w world) plan(t testing.TB, name, version, behaviour string) *deployment {
-	t.Helper()
-	f := drivertest.Fixture{Kind: New(), Request: w.request(w.artifact(t, version, behaviour), webConfig())}
-	return &deployment{drivertest.NewTrial(t, f), name, 1}
+func (w world) plan(tb testing.TB, name, version, behaviour string) *deployment {
+	tb.Helper()
+	f := drivertest.Fixture{Kind: New(), Request: w.request(w.artifact(tb, version, behaviour), webConfig())}
+	return &deployment{drivertest.NewTrial(tb, f), name, 1}
 }
 
 func (d *deployment) call() backstay.Call {
 	c := d.Call()
-	c.Deployment, c.Token.Epoch = d.name, d.epoch
+	// Deployments have unique names; reaping goes by them, across all tests.
+	c.Deployment, c.Token.Epoch = d.name+strings.ReplaceAll(c.DataDir, "/", "-"), d.epoch
 	return c
 }
 
-func (d *deployment) begin(t testing.TB) {
-	t.Helper()
-	image, err := New().Observe(t.Context(), d.call())
+func (d *deployment) begin(tb testing.TB) {
+	tb.Helper()
+	image, err := New().Observe(tb.Context(), d.call())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	d.Before = image
 }
 
-func (d *deployment) do(t testing.TB) error {
-	t.Helper()
-	_, err := New().Do(t.Context(), d.call())
+func (d *deployment) do(tb testing.TB) error {
+	tb.Helper()
+	_, err := New().Do(tb.Context(), d.call())
 	return err
 }
 
-func (d *deployment) undo(t testing.TB) {
-	t.Helper()
+func (d *deployment) undo(tb testing.TB) {
+	tb.Helper()
 	c := d.call()
-	now, err := New().Observe(t.Context(), c)
+	now, err := New().Observe(tb.Context(), c)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	c.Restore = drivertest.Differing(d.Before, now)
-	if _, err := New().Undo(t.Context(), c); err != nil {
-		t.Fatal(err)
+	if _, err := New().Undo(tb.Context(), c); err != nil {
+		tb.Fatal(err)
 	}
 }
 
-func (d *deployment) settle(t testing.TB, proven bool) {
-	t.Helper()
+func (d *deployment) settle(tb testing.TB, proven bool) {
+	tb.Helper()
 	c := d.call()
 	c.Proven = proven
-	if err := New().Settle(t.Context(), c); err != nil {
-		t.Fatal(err)
+	if err := New().Settle(tb.Context(), c); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // deploy begins and does, and wants success.
-func (w world) deploy(t testing.TB, name, version string) *deployment {
-	t.Helper()
-	d := w.plan(t, name, version, "ok")
-	d.begin(t)
-	if err := d.do(t); err != nil {
-		t.Fatal(err)
+func (w world) deploy(tb testing.TB, name, version string) *deployment {
+	tb.Helper()
+	d := w.plan(tb, name, version, "ok")
+	d.begin(tb)
+	if err := d.do(tb); err != nil {
+		tb.Fatal(err)
 	}
 	return d
 }
@@ -185,11 +186,11 @@ func (w world) running() string {
 		versions = append(versions, v)
 	}
 	slices.Sort(versions)
-	return strings.Join(versions, " ")
+	return strings.Join(versions, "+")
 }
 
-func (w world) endpoints(t testing.TB) []string {
-	t.Helper()
+func (w world) endpoints(tb testing.TB) []string {
+	tb.Helper()
 	b, err := os.ReadFile(filepath.Join(w.data, "services", "web", "current"))
 	if os.IsNotExist(err) {
 		return nil
@@ -201,7 +202,7 @@ func (w world) endpoints(t testing.TB) []string {
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c.Endpoints
 }
@@ -222,10 +223,10 @@ func get(url string) (string, error) {
 
 // read is an independent look: who answers on the published endpoints, and
 // what runs.
-func (w world) read(t testing.TB) map[string]string {
-	t.Helper()
+func (w world) read(tb testing.TB) map[string]string {
+	tb.Helper()
 	state := map[string]string{"running": w.running()}
-	for i, e := range w.endpoints(t) {
+	for i, e := range w.endpoints(tb) {
 		version, err := get("http://" + e + "/")
 		if err != nil {
 			version = "no answer"

@@ -16,9 +16,9 @@ import (
 )
 
 // noise is content that is the same for the same seed.
-func noise(seed uint64, size int64) io.Reader {
+func noise(seed byte, size int64) io.Reader {
 	var key [32]byte
-	key[0] = byte(seed)
+	key[0] = seed
 	return io.LimitReader(rand.NewChaCha8(key), size)
 }
 
@@ -110,7 +110,7 @@ func testLargeBlob(t *testing.T, h Harness) {
 	stored, buffer := s.Blobs(t.Context()), s.NewBlobBuffer(t.Context())
 	// Small ones beyond the buffer's size go to the store by themselves.
 	var spilled string
-	for i := range uint64(6) {
+	for i := range byte(6) {
 		digest := put(t, buffer, noise(i, 1<<20))
 		if i == 0 {
 			spilled = digest
@@ -145,7 +145,7 @@ func testDamagedBlob(t *testing.T, h Harness) {
 		"missing":   "DELETE FROM chunk WHERE n = 1 AND body <> $1",
 		"truncated": "UPDATE blob SET size = size - length($1)",
 	} {
-		digest := put(t, buffer, noise(uint64(len(name)), 600<<10))
+		digest := put(t, buffer, noise(byte(len(name)), 600<<10))
 		if err := buffer.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +175,7 @@ func testCollect(t *testing.T, h Harness) {
 	s := h.open(t, ledger.Options{Clock: clock})
 	SavePlan(t, s)
 	stored := s.Blobs(t.Context())
-	seed := uint64(0)
+	seed := byte(0)
 	deploy := func(to backstay.State) string {
 		t.Helper()
 		lease := Create(t, s, New(t, "shop"))

@@ -16,26 +16,26 @@ func TestConformance(t *testing.T) {
 		t.Helper()
 		dsn := pg.Database(t)
 		return ledgertest.Harness{
-			Open: func(t testing.TB, o ledger.Options) (*ledger.Store, error) {
-				t.Helper()
-				return open(t)(postgres.Open(t.Context(), dsn, o))
+			Open: func(tb testing.TB, o ledger.Options) (*ledger.Store, error) {
+				tb.Helper()
+				return open(tb)(postgres.Open(tb.Context(), dsn, o))
 			},
-			Exec: func(t testing.TB, statement string, args ...any) {
-				t.Helper()
-				pg.Exec(t, dsn, statement, args...)
+			Exec: func(tb testing.TB, statement string, args ...any) {
+				tb.Helper()
+				pg.Exec(tb, dsn, statement, args...)
 			},
 		}
 	}, DatabaseClock: true}.Run(t)
 }
 
 // open closes the store with the test.
-func open(t testing.TB) func(*ledger.Store, error) (*ledger.Store, error) {
-	t.Helper()
+func open(tb testing.TB) func(*ledger.Store, error) (*ledger.Store, error) {
+	tb.Helper()
 	return func(s *ledger.Store, err error) (*ledger.Store, error) {
 		if err == nil {
-			t.Cleanup(func() {
+			tb.Cleanup(func() {
 				if err := s.Close(); err != nil {
-					t.Errorf("close: %v", err)
+					tb.Errorf("close: %v", err)
 				}
 			})
 		}

@@ -15,7 +15,12 @@ import (
 var schema1 string
 
 func dialect() ledger.Dialect {
-	return ledger.Dialect{Name: "sqlite", Schema: []string{schema1}, Embedded: true, Classify: classify}
+	return ledger.Dialect{
+		Name: "sqlite", Schema: []string{schema1}, Embedded: true, Classify: classify,
+		// Everything into the one file, even while others read it: what people
+		// copy is the file.
+		Closing: "PRAGMA wal_checkpoint(TRUNCATE)",
+	}
 }
 
 // classify maps SQLite's result codes. A file that cannot be written (full,

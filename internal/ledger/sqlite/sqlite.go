@@ -166,9 +166,20 @@ func OpenReadOnly(ctx context.Context, path string, options ledger.Options) (*le
 	backend := ledger.Backend{Dialect: dialect(), Write: db, Read: db, Where: path, ReadOnly: true}
 	store, err := ledger.Open(ctx, backend, options)
 	if err != nil {
-		return nil, errors.Join(explain(path, err), db.Close())
+		if err = explain(path, err); backstay.HintOf(err) == "" && !isRefused(err) {
+			err = &backstay.Error{
+				Class: backstay.Permanent, Op: "open ledger", Subject: path, Err: err,
+				Hint: "if it is a copy, copy ledger.db-wal with it",
+			}
+		}
+		return nil, errors.Join(err, db.Close())
 	}
 	return store, nil
+}
+
+func isRefused(err error) bool {
+	_, ok := errors.AsType[*backstay.RefusedError](err)
+	return ok
 }
 
 // lone reports whether no write-ahead log lies beside the file. One does while

@@ -17,13 +17,13 @@ func TestFile(t *testing.T) {
 		dir := t.TempDir()
 		return ledgertest.Harness{
 			Clock: ledgertest.NewClock(),
-			Open: func(t testing.TB, o ledger.Options) (*ledger.Store, error) {
-				t.Helper()
-				return open(t)(sqlite.Open(t.Context(), dir, o))
+			Open: func(tb testing.TB, o ledger.Options) (*ledger.Store, error) {
+				tb.Helper()
+				return open(tb)(sqlite.Open(tb.Context(), dir, o))
 			},
-			Exec: func(t testing.TB, statement string, args ...any) {
-				t.Helper()
-				execute(t, filepath.Join(dir, sqlite.File), statement, args...)
+			Exec: func(tb testing.TB, statement string, args ...any) {
+				tb.Helper()
+				execute(tb, filepath.Join(dir, sqlite.File), statement, args...)
 			},
 		}
 	}}.Run(t)
@@ -35,22 +35,22 @@ func TestMemory(t *testing.T) {
 		t.Helper()
 		return ledgertest.Harness{
 			Clock: ledgertest.NewClock(),
-			Open: func(t testing.TB, o ledger.Options) (*ledger.Store, error) {
-				t.Helper()
-				return open(t)(sqlite.OpenMemory(t.Context(), o))
+			Open: func(tb testing.TB, o ledger.Options) (*ledger.Store, error) {
+				tb.Helper()
+				return open(tb)(sqlite.OpenMemory(tb.Context(), o))
 			},
 		}
 	}, Single: true}.Run(t)
 }
 
 // open closes the store with the test.
-func open(t testing.TB) func(*ledger.Store, error) (*ledger.Store, error) {
-	t.Helper()
+func open(tb testing.TB) func(*ledger.Store, error) (*ledger.Store, error) {
+	tb.Helper()
 	return func(s *ledger.Store, err error) (*ledger.Store, error) {
 		if err == nil {
-			t.Cleanup(func() {
+			tb.Cleanup(func() {
 				if err := s.Close(); err != nil {
-					t.Errorf("close: %v", err)
+					tb.Errorf("close: %v", err)
 				}
 			})
 		}
@@ -59,14 +59,14 @@ func open(t testing.TB) func(*ledger.Store, error) (*ledger.Store, error) {
 }
 
 // execute changes a ledger behind its back.
-func execute(t testing.TB, path, statement string, args ...any) {
-	t.Helper()
+func execute(tb testing.TB, path, statement string, args ...any) {
+	tb.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?_busy_timeout=5000")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
-		t.Fatalf("run %q: %v", statement, err)
+	if _, err := db.ExecContext(tb.Context(), statement, args...); err != nil {
+		tb.Fatalf("run %q: %v", statement, err)
 	}
 }

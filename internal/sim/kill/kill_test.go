@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +28,7 @@ import (
 	"github.com/backstay-dev/backstay/internal/ledger"
 	"github.com/backstay-dev/backstay/internal/ledger/postgres"
 	"github.com/backstay-dev/backstay/internal/ledger/sqlite"
+	"github.com/backstay-dev/backstay/internal/parts"
 	"github.com/backstay-dev/backstay/internal/plan"
 	"github.com/backstay-dev/backstay/internal/proc"
 	"github.com/backstay-dev/backstay/internal/spec"
@@ -37,6 +40,7 @@ const (
 	envDir   = "SIM_DIR"
 	envState = "SIM_STATE" // a directory or a postgres URL
 	envKill  = "SIM_KILL"  // POINT:N: SIGKILL itself at the N-th hit
+	envStop  = "SIM_STOP"  // POINT:N: SIGSTOP itself at the N-th hit
 	envTTL   = "SIM_TTL"
 )
 
@@ -51,7 +55,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if testing.Verbose() || full() {
+		fmt.Printf("%d children were ended by SIGKILL\n", kills.Load())
+	}
+	os.Exit(code)
 }
 
 func openStore(ctx context.Context, state string, ttl time.Duration) (*ledger.Store, error) {
@@ -65,7 +73,7 @@ func openStore(ctx context.Context, state string, ttl time.Duration) (*ledger.St
 // child deploys the spec below SIM_DIR, or recovers what is unsettled.
 func child(ctx context.Context) error {
 	dir, state := os.Getenv(envDir), os.Getenv(envState)
-	ttl := time.Second
+	ttl := 400 * time.Millisecond
 	if v, err := time.ParseDuration(os.Getenv(envTTL)); err == nil {
 		ttl = v
 	}
@@ -78,18 +86,12 @@ func child(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	point, nth, _ := strings.Cut(os.Getenv(envKill), ":")
-	n, _ := strconv.Atoi(nth)
-	hits := 0
+	kill, stop := trigger(os.Getenv(envKill), syscall.SIGKILL), trigger(os.Getenv(envStop), syscall.SIGSTOP)
 	eng, err := engine.New(store, kinds, engine.Options{
 		DataDir: filepath.Join(dir, "data"), Actor: backstay.Actor{UID: os.Getuid(), Host: "here"}, Version: "test", Poll: 10 * time.Millisecond,
 		Failpoint: func(at, _ string) error {
-			if at == point {
-				if hits++; hits == n {
-					_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-					select {}
-				}
-			}
+			kill(at)
+			stop(at)
 			return nil
 		},
 	})
@@ -113,6 +115,24 @@ func child(ctx context.Context) error {
 	}
 	fmt.Println(s.State)
 	return nil
+}
+
+// trigger signals this process at the N-th hit of a point, "POINT:N".
+func trigger(text string, signal syscall.Signal) func(at string) {
+	point, nth, _ := strings.Cut(text, ":")
+	n, _ := strconv.Atoi(nth)
+	var mu sync.Mutex
+	hits := 0
+	return func(at string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if at != point {
+			return
+		}
+		if hits++; hits == n {
+			_ = syscall.Kill(os.Getpid(), signal)
+		}
+	}
 }
 
 func recoverAll(ctx context.Context, store *ledger.Store, eng *engine.Engine) error {
@@ -261,29 +281,37 @@ func picture(t *testing.T, dir string) map[string]string {
 	return out
 }
 
-// spawn runs a child to its end and returns what it printed.
-func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration) (out string, killed bool) {
+// launch starts a child.
+func launch(t *testing.T, role, dir, state string, env ...string) (*exec.Cmd, *strings.Builder) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
+	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, self)
-	cmd.Env = append(os.Environ(), envRole+"="+role, envDir+"="+dir, envState+"="+state, envKill+"="+kill)
-	var text strings.Builder
-	cmd.Stdout, cmd.Stderr = &text, &text
+	cmd.Env = append(append(os.Environ(), envRole+"="+role, envDir+"="+dir, envState+"="+state), env...)
+	text := &strings.Builder{}
+	cmd.Stdout, cmd.Stderr = text, text
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return cmd, text
+}
+
+// spawn runs a child to its end and returns what it printed.
+func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration) (out string, killed bool) {
+	t.Helper()
+	cmd, text := launch(t, role, dir, state, envKill+"="+kill)
 	if killAfter > 0 {
 		timer := time.AfterFunc(killAfter, func() { _ = cmd.Process.Kill() })
 		defer timer.Stop()
 	}
-	err = cmd.Wait()
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled() {
+		kills.Add(1)
 		return text.String(), true
 	}
 	if err != nil {
@@ -399,19 +427,34 @@ func grammar(t *testing.T, entries []backstay.Entry) {
 	}
 }
 
+// full reports whether to run everything, as CI does, or a sample that keeps
+// `go test ./...` quick.
+func full() bool { return os.Getenv("BACKSTAY_REAL") == "1" }
+
+// kills counts the children that ended by SIGKILL.
+var kills atomic.Int64 //nolint:gochecknoglobals // one count over all parallel tests
+
 func TestKilledAtEveryFailpoint(t *testing.T) {
 	t.Parallel()
 	after := reference(t)
-	for _, failing := range []bool{false, true} {
-		for _, point := range points() {
+	at := kills.Load()
+	t.Run("kills", func(t *testing.T) {
+		for i, point := range points() {
 			for _, nth := range []int{1, 2, 5} {
-				name := fmt.Sprintf("%s/%d/failing=%v", point, nth, failing)
-				t.Run(name, func(t *testing.T) {
-					t.Parallel()
-					crash(t, "", fmt.Sprintf("%s:%d", point, nth), 0, failing, after)
-				})
+				for _, failing := range []bool{false, true} {
+					if !full() && (i+nth)%4 != 0 {
+						continue
+					}
+					t.Run(fmt.Sprintf("%s/%d/failing=%v", point, nth, failing), func(t *testing.T) {
+						t.Parallel()
+						crash(t, "", fmt.Sprintf("%s:%d", point, nth), 0, failing, after)
+					})
+				}
 			}
 		}
+	})
+	if n := kills.Load() - at; n < 20 || (full() && n < 100) {
+		t.Errorf("only %d kills landed: the failpoints have other names now", n)
 	}
 }
 
@@ -420,8 +463,12 @@ func TestKilledAtRandom(t *testing.T) {
 	after := reference(t)
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 1))
-	for i := range 60 {
-		delay := time.Duration(rng.IntN(400)) * time.Millisecond
+	rounds := 10
+	if full() {
+		rounds = 120
+	}
+	for i := range rounds {
+		delay := time.Duration(20+rng.IntN(400)) * time.Millisecond
 		t.Run(fmt.Sprintf("%d after %s", i, delay), func(t *testing.T) {
 			t.Parallel()
 			crash(t, "", "", delay, i%2 == 1, after)
@@ -429,10 +476,89 @@ func TestKilledAtRandom(t *testing.T) {
 	}
 }
 
+// TestKilledOnPostgres is the same on a PostgreSQL ledger.
+func TestKilledOnPostgres(t *testing.T) {
+	t.Parallel()
+	pg := parts.StartPostgres(t)
+	after := reference(t)
+	for i, point := range points() {
+		for _, failing := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/failing=%v", point, failing), func(t *testing.T) {
+				t.Parallel()
+				crash(t, pg.Database(t), fmt.Sprintf("%s:%d", point, 1+i%2), 0, failing, after)
+			})
+		}
+	}
+}
+
+// TestStoppedOwnerIsFenced stops a deploying process past its lease, lets a
+// second one take over, and wakes the first: it must change nothing any more.
+func TestStoppedOwnerIsFenced(t *testing.T) {
+	t.Parallel()
+	after := reference(t)
+	for _, point := range []string{"intent.after:2", "do.before:2", "do.after:2", "outcome.before:2", "transition.commit.before:1", "undo.before:2"} {
+		for _, failing := range []bool{false, true} {
+			if strings.HasPrefix(point, "undo") != failing {
+				continue
+			}
+			t.Run(point, func(t *testing.T) {
+				t.Parallel()
+				stopped(t, point, failing, after)
+			})
+		}
+	}
+}
+
+func stopped(t *testing.T, point string, failing bool, after map[string]string) {
+	t.Helper()
+	dir := stage(t, lastStep(failing))
+	state := filepath.Join(dir, "state")
+	before := picture(t, filepath.Join(dir, "world"))
+	first, out := launch(t, "deploy", dir, state, envStop+"="+point)
+	waitStopped(t, first.Process.Pid)
+	spawn(t, "recover", dir, state, "", 0)
+	judge(t, dir, state, before, after, failing)
+	settled := picture(t, filepath.Join(dir, "world"))
+	if err := first.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	err := first.Wait()
+	if err == nil || !(strings.Contains(out.String(), "fenced") || strings.Contains(out.String(), "lapsed")) {
+		t.Errorf("the stopped process ended with %v and said %q; it must be told that it is fenced", err, out.String())
+	}
+	if diff := cmp.Diff(settled, picture(t, filepath.Join(dir, "world"))); diff != "" {
+		t.Errorf("the stale process changed the world:\n%s", diff)
+	}
+	judge(t, dir, state, before, after, failing)
+}
+
+// waitStopped waits until the kernel says that the process is stopped.
+func waitStopped(t *testing.T, pid int) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(data), ") ")
+		if strings.HasPrefix(rest, "T") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("process %d was not stopped in 30 s (%s)", pid, rest[:1])
+		}
+	}
+}
+
 // reference deploys once without any kill: the world as it must be after a commit.
 func reference(t *testing.T) map[string]string {
 	t.Helper()
-	dir := stage(t, "'true'")
+	dir := stage(t, lastStep(false))
 	out, _ := spawn(t, "deploy", dir, filepath.Join(dir, "state"), "", 0)
 	if strings.TrimSpace(out) != "proven" {
 		t.Fatalf("the undisturbed deployment ended %q", out)
@@ -440,15 +566,18 @@ func reference(t *testing.T) map[string]string {
 	return picture(t, filepath.Join(dir, "world"))
 }
 
+func lastStep(failing bool) string {
+	if failing {
+		return "exit 7"
+	}
+	return "'true'"
+}
+
 // crash deploys, is killed, recovers (being killed once more on the way), and
 // recovers again, which must change nothing.
 func crash(t *testing.T, state, point string, delay time.Duration, failing bool, after map[string]string) {
 	t.Helper()
-	last := "'true'"
-	if failing {
-		last = "exit 7"
-	}
-	dir := stage(t, last)
+	dir := stage(t, lastStep(failing))
 	if state == "" {
 		state = filepath.Join(dir, "state")
 	}
