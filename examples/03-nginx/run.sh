@@ -5,13 +5,16 @@ export BACKSTAY_STATE=$PWD/state
 port=$(comm -23 <(seq 20000 30000 | sort) <(ss -tan 2>/dev/null | grep -o ':[0-9]*' | tr -d : | sort -u) | shuf -n 1)
 get() { curl -sS -o "$1" -w '%{http_code}' --max-time 5 "http://127.0.0.1:$port$2"; }
 
-mkdir -p www/html www/tmp
-cp site/v1/index.html www/html/
-sed "s/{{.port}}/$port/" config/v1.conf > www/nginx.conf
-nginx -p "$PWD/www" -c nginx.conf
-trap 'nginx -p "$PWD/www" -c nginx.conf -s stop 2> /dev/null || true' EXIT
-picture() { (cd www && find html nginx.conf -printf '%p %y %m %T@ %s\n' | sort && sha256sum nginx.conf html/*); }
-deploy() { backstay deploy -f backstay.yaml --set HERE="$PWD" --set PORT="$port" --set VERSION="$1"; }
+# nginx's workers are another user: they must be able to reach the folder.
+www=$(mktemp -d /tmp/backstay-nginx.XXXXXX)
+chmod 755 "$www"
+mkdir -p "$www/html" "$www/tmp"
+cp site/v1/index.html "$www/html/"
+sed "s/{{.port}}/$port/" config/v1.conf > "$www/nginx.conf"
+nginx -p "$www" -c nginx.conf
+trap 'nginx -p "$www" -c nginx.conf -s quit 2> /dev/null; rm -rf "$www"' EXIT
+picture() { (cd "$www" && find html nginx.conf -printf '%p %y %m %T@ %s\n' | sort && sha256sum nginx.conf html/*); }
+deploy() { backstay deploy -f backstay.yaml --set WWW="$www" --set PORT="$port" --set VERSION="$1"; }
 
 echo "== v1 to v2: good"
 deploy v2
@@ -25,7 +28,7 @@ for bad in v3 v4; do
 	[[ $code -eq 2 ]] || { echo "exit code $code, want 2 (rolled back)" >&2; exit 1; }
 	[[ $(picture) == "$before" ]] || { echo "the files are not as before" >&2; diff <(echo "$before") <(picture) >&2; exit 1; }
 	# A reload returns before the old workers are gone: ask until they are.
-	for _ in $(seq 50); do [[ $(get body /healthz) == 200 ]] && break; read -rt 0.1 <> <(:) || true; done
+	for _ in $(seq 50); do [[ $(get body /healthz) == 200 ]] && break; sleep 0.1; done
 	[[ $(get body /healthz) == 200 && $(get body /) == 200 && $(cat body) == "<h1>edge 2</h1>" ]] || { echo "v2 is not served any more" >&2; exit 1; }
 done
 backstay drift

@@ -205,7 +205,7 @@ func (c *call) fail(err error, code int) {
 			doc.What, doc.Problems = refused.What, refused.Problems
 		}
 		write := c.out.document
-		if c.verb == "deploy" {
+		if c.lines() {
 			write = func(v any) error { return c.out.record(v) }
 		}
 		_ = write(doc) // the printer keeps the error

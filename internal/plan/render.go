@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -101,7 +100,7 @@ func (v Preview) Warnings() []backstay.Problem {
 
 // MarshalJSON writes the preview as a document of PreviewFormat.
 func (v Preview) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
+	return backstay.Canonical(struct {
 		Format   string             `json:"format"`
 		Digest   string             `json:"digest"`
 		Command  string             `json:"command"`
@@ -113,7 +112,7 @@ func (v Preview) MarshalJSON() ([]byte, error) {
 	}{
 		PreviewFormat, v.Plan.Digest(), v.Command, v.Plan,
 		orEmpty(v.Drift), orEmpty(v.Held), v.UndoTime(), orEmpty(v.Warnings()),
-	})
+	}), nil
 }
 
 // orEmpty makes an absent list an empty one, so that JSON shows [].

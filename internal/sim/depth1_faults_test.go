@@ -151,8 +151,8 @@ func (h hits) fault() string {
 }
 
 // enumerate lists every single fault that a dry run's trace has room for. An
-// outsider's write is not repeated at points between which nobody looks at the
-// world: to the engine and to the world these are one.
+// outsider's write or a signal is not repeated at points between which nobody
+// looks at the world, or (abort) at the ledger's: to the engine these are one.
 // cells are those that an outsider may write, with the value it leaves.
 func enumerate(trace []string, cells []fault) []fault {
 	var all []fault
@@ -168,9 +168,13 @@ func enumerate(trace []string, cells []fault) []fault {
 		if err != nil {
 			panic("sim: broken trace: " + pass)
 		}
-		add(point, n, actCrash, actAbort)
+		add(point, n, actCrash)
 		kind, _, _ := strings.Cut(point, "/")
-		if ledgerOnly := strings.HasPrefix(point, "fp:") && point != "fp:create.before/" || strings.HasPrefix(kind, "append"); !ledgerOnly {
+		atWrite := slices.Contains([]string{"create", "create.end", "append", "append.end", "claim", "claim.end"}, kind)
+		if !atWrite {
+			add(point, n, actAbort)
+		}
+		if !atWrite && (!strings.HasPrefix(point, "fp:") || point == "fp:create.before/") {
 			add(point, n, actStop)
 			for _, c := range cells {
 				c.Point, c.N = point, n

@@ -116,7 +116,7 @@ func (h *history) index() {
 			}
 			h.last, h.settledAt = body, i
 			h.states = append(h.states, body.To)
-			if body.To == backstay.RollingBack || body.To == backstay.Held && h.turned == nil {
+			if (body.To == backstay.RollingBack || body.To == backstay.Held) && h.turned == nil {
 				h.turned = &body
 			}
 		default:

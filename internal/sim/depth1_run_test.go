@@ -24,14 +24,46 @@ const (
 	// patience is the virtual time in which a process must end (I1): it is
 	// longer than all timeouts, holds and bakes of a plan together.
 	patience = time.Hour
-
-	deployment = "01900000-0000-7000-8000-000000000002"
-	earlier    = "01900000-0000-7000-8000-000000000001"
 )
+
+// lab is a bubble of virtual time with one ledger in it, in which runs are
+// played one after another. No run sees anything of another: each has its own
+// deployments, its own release, and leaves no lock.
+type lab struct {
+	t     *testing.T
+	store *ledger.Store
+	n     int
+	// dirty is set by a run that left a lock: the next needs a new lab.
+	dirty bool
+}
+
+// inLab runs work in a bubble.
+func inLab(t *testing.T, work func(*lab)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		store, err := sqlite.OpenMemory(t.Context(), ledger.Options{Version: "sim", Host: "here", Clock: bubbleClock{time.Now()}})
+		if err != nil {
+			t.Fatalf("open the ledger: %v", err)
+		}
+		work(&lab{t: t, store: store})
+		if err := store.Close(); err != nil {
+			t.Errorf("close the ledger: %v", err)
+		}
+	})
+}
+
+// play is one run in a lab of its own.
+func play(t *testing.T, sc scenario, script []fault) (r *record) {
+	t.Helper()
+	inLab(t, func(l *lab) { r = l.play(sc, script) })
+	return r
+}
 
 // record is all that one run left behind: what the oracle judges.
 type record struct {
 	sc      scenario
+	id      string // of the deployment
+	release string
 	plan    *plan.Plan
 	script  []fault
 	before  map[string]string // the world when the deployment was started
@@ -46,6 +78,7 @@ type record struct {
 	kept    map[string]bool
 	want    map[string]string // of a revert: the world before the first deployment
 	lives   int
+	end     backstay.State // before anything that a person did about it
 	refused bool
 	trace   []string
 	unfired []fault
@@ -64,48 +97,50 @@ type run struct {
 	book  *book
 	store *ledger.Store
 	proc  *process
+	retry *ledger.Signal // what the next life of the program begins with
 }
 
-// play runs a scenario with additional faults in a bubble of virtual time and
-// returns what is left, already judged.
-func play(t *testing.T, sc scenario, script []fault) *record {
-	t.Helper()
-	r := &record{sc: sc, script: append(slices.Clone(sc.script), script...)}
-	synctest.Test(t, func(t *testing.T) {
-		store, err := sqlite.OpenMemory(t.Context(), ledger.Options{Version: "sim", Host: "here", Clock: bubbleClock{time.Now()}})
-		if err != nil {
-			t.Fatalf("open the ledger: %v", err)
-		}
-		defer store.Close()
-		opaque := map[backstay.Key]bool{}
-		for _, k := range sc.opaque {
-			opaque[k] = true
-		}
-		w := newWorld(sc.cells, opaque, newFaults(nil))
-		x := &run{record: r, w: w, book: newBook(w, store), store: store}
-		if err := x.prepare(t.Context()); err != nil {
-			t.Fatalf("prepare %s: %v", sc.name, err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		people := make(chan struct{})
-		go func() { defer close(people); x.people(ctx) }()
-		x.live(ctx)
-		cancel()
-		<-people
-		x.collect(t.Context())
-	})
+// play runs a scenario with additional faults and returns what is left,
+// already judged.
+func (l *lab) play(sc scenario, script []fault) *record {
+	l.n++
+	r := &record{
+		sc: sc, script: append(slices.Clone(sc.script), script...), id: fmt.Sprintf("01900000-0000-7000-8000-%012d", 2*l.n),
+		release: fmt.Sprintf("sim-%d", l.n),
+	}
+	opaque := map[backstay.Key]bool{}
+	for _, k := range sc.opaque {
+		opaque[k] = true
+	}
+	w := newWorld(sc.cells, opaque, newFaults(nil))
+	x := &run{record: r, w: w, book: newBook(w, l.store), store: l.store}
+	if err := x.prepare(l.t.Context()); err != nil {
+		l.dirty = true
+		x.violate("prepare %s: %v", sc.name, err)
+		return r
+	}
+	ctx, cancel := context.WithCancel(l.t.Context())
+	people := make(chan struct{})
+	go func() { defer close(people); x.people(ctx) }()
+	x.live(ctx)
+	cancel()
+	<-people
+	x.collect(l.t.Context())
+	l.dirty = l.dirty || len(r.violations) > 0
 	return r
 }
 
 // prepare makes the plan and, for a revert, the deployment it takes back.
 func (x *run) prepare(ctx context.Context) error {
 	x.plan = x.sc.freeze(x.sc.cells)
+	x.plan.Release = x.release
 	if x.sc.revert {
+		earlier := "01900000-0000-7000-9000" + x.id[len(x.id)-13:]
 		eng, err := x.process(ctx, 0)
 		if err != nil {
 			return err
 		}
-		s, err := eng.Deploy(ctx, engine.Start{ID: earlier, Plan: x.plan})
+		s, err := eng.Deploy(ctx, engine.Start{ID: earlier, Plan: x.plan, AcceptDrift: true})
 		if err != nil {
 			return err
 		}
@@ -131,7 +166,7 @@ func (x *run) prepare(ctx context.Context) error {
 func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	interrupt := make(chan struct{}, 1)
-	p := &process{w: x.w, book: x.book, n: n, kill: cancel}
+	p := &process{w: x.w, book: x.book, n: n, kill: cancel, retry: x.retry}
 	p.abort = func() { x.signal(ctx, ledger.Signal{ID: "abort", Kind: engine.SignalAbort, Reason: "on purpose"}) }
 	p.stop = func() {
 		select {
@@ -149,7 +184,7 @@ func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 // signal sends what a person asks; one that comes too early or too late is lost.
 func (x *run) signal(ctx context.Context, s ledger.Signal) {
 	s.Actor = backstay.Actor{UID: 1001, Name: "grace", Host: "here"}
-	err := x.store.Signal(context.WithoutCancel(ctx), deployment, s)
+	err := x.store.Signal(context.WithoutCancel(ctx), x.id, s)
 	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		x.book.violate("send %s: %v", s.Kind, err)
 	}
@@ -165,7 +200,7 @@ func (x *run) people(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		d, err := x.store.Deployment(ctx, deployment)
+		d, err := x.store.Deployment(ctx, x.id)
 		if err != nil || d.State != backstay.Holding {
 			continue
 		}
@@ -184,7 +219,7 @@ func (x *run) live(ctx context.Context) {
 	for x.lives < mostLives {
 		x.lives++
 		err = x.once(ctx, x.lives)
-		d, missing := x.store.Deployment(ctx, deployment)
+		d, missing := x.store.Deployment(ctx, x.id)
 		switch {
 		case missing != nil:
 			if err == nil {
@@ -229,9 +264,9 @@ func (x *run) once(ctx context.Context, n int) error {
 		var s engine.Summary
 		var err error
 		if n == 1 {
-			s, err = eng.Deploy(p.ctx, engine.Start{ID: deployment, Plan: x.plan, Interrupt: p.interrupt})
+			s, err = eng.Deploy(p.ctx, engine.Start{ID: x.id, Plan: x.plan, Interrupt: p.interrupt, AcceptDrift: true})
 		} else {
-			s, err = eng.Resume(p.ctx, deployment, p.interrupt, p.retry)
+			s, err = eng.Resume(p.ctx, x.id, p.interrupt, p.retry)
 		}
 		if err == nil {
 			x.summary = s
@@ -250,8 +285,9 @@ func (x *run) once(ctx context.Context, n int) error {
 	}
 }
 
-// collect looks at everything once more and lets the oracle judge: first the
-// end, then that a second recovery changes nothing.
+// collect looks at everything and lets the oracle judge the end; then what
+// follows it: that a second recovery changes nothing, and that a held
+// deployment, once the faults are over, can be undone or signed for.
 func (x *run) collect(ctx context.Context) {
 	x.trace, x.unfired = slices.Clone(x.w.faults.trace), x.w.faults.unfired()
 	x.gather(ctx)
@@ -259,44 +295,84 @@ func (x *run) collect(ctx context.Context) {
 	if !x.exists {
 		return
 	}
-	writes, entries := len(x.w.journal), len(x.entries)
+	x.end = x.row.State
 	x.w.faults = newFaults(nil)
-	if err := x.once(ctx, mostLives+1); err == nil && x.row.State.Settled() {
-		x.violations = append(x.violations, x.book.violations...)
+	if err := x.follow(ctx, nil); err != nil && x.end != backstay.Held {
+		x.violate("I10: a second recovery: %v", err)
 	}
-	for _, e := range x.w.journal[writes:] {
+	if x.end != backstay.Held {
+		return
+	}
+	if err := x.follow(ctx, &ledger.Signal{ID: "again", Kind: engine.SignalRetry, Reason: "repaired"}); err != nil {
+		x.violate("I1: retry of a held deployment: %v", err)
+	}
+	x.gather(ctx)
+	judge(x.record)
+	if x.row.State != backstay.Held {
+		return
+	}
+	for _, r := range x.summary.Residue {
+		switch r.Cause {
+		case backstay.CauseUndoFailed, backstay.CauseUnreachable, backstay.CauseDeadline:
+			x.violate("I5: nothing fails any more, and a retry is held with %s: %s", r.Cause, cellOf(r.Key, r.Part))
+		default:
+		}
+	}
+	if err := x.follow(ctx, &ledger.Signal{ID: "sign", Kind: engine.SignalClose, Reason: "accepted"}); err != nil {
+		x.violate("I1: close a held deployment: %v", err)
+	}
+	if x.summary.State != backstay.Closed {
+		x.violate("I1: a signed residue left the deployment %s", x.summary.State)
+	}
+}
+
+// follow is one more life of the program after the end. Without a signal it
+// must do nothing at all (I10).
+func (x *run) follow(ctx context.Context, signal *ledger.Signal) error {
+	acts, entries := len(x.w.journal), x.row.N
+	if signal != nil {
+		signal.Actor = backstay.Actor{UID: 1001, Name: "grace", Host: "here"}
+	}
+	x.retry = signal
+	x.lives++
+	err := x.once(ctx, x.lives)
+	x.retry = nil
+	if signal != nil {
+		return err
+	}
+	for _, e := range x.w.journal[acts:] {
 		switch e.Kind {
 		case "write", "do", "undo", "settle":
 			x.violate("I10: a second recovery of a %s deployment did %s %s %s", x.row.State, e.Kind, e.Step, e.Cell)
 		}
 	}
-	again, err := x.store.Entries(ctx, deployment, 0)
-	if err != nil || len(again) != entries {
-		x.violate("I10: a second recovery left %d entries of %d (%v)", len(again), entries, err)
+	if row, missing := x.store.Deployment(ctx, x.id); missing != nil || row.N != entries {
+		x.violate("I10: a second recovery left %d entries of %d (%v)", row.N, entries, missing)
 	}
+	return err
 }
 
 func (x *run) gather(ctx context.Context) {
 	x.after, x.journal = x.w.snapshot(), slices.Clone(x.w.journal)
 	x.effects, x.kept = maps.Clone(x.w.effects), maps.Clone(x.w.kept)
-	x.acked = x.book.acked[deployment]
+	x.acked = x.book.acked[x.id]
 	x.violations = append(x.violations, x.book.violations...)
 	x.book.violations = nil
 	var err error
-	if x.row, err = x.store.Deployment(ctx, deployment); err != nil {
+	if x.row, err = x.store.Deployment(ctx, x.id); err != nil {
 		if !errors.Is(err, ledger.ErrNotFound) {
 			x.violate("I7: read the deployment: %v", err)
 		}
 		return
 	}
 	x.exists = true
-	if x.entries, err = x.store.Entries(ctx, deployment, 0); err != nil {
+	if x.entries, err = x.store.Entries(ctx, x.id, 0); err != nil {
 		x.violate("I7: read the entries: %v", err)
 	}
 	if x.summary.State == "" { // the last process died after the end was written
-		eng, err := x.process(ctx, mostLives+2)
+		eng, err := x.process(ctx, x.lives+1)
 		if err == nil {
-			x.summary, err = eng.Summarise(ctx, deployment)
+			x.summary, err = eng.Summarise(ctx, x.id)
 		}
 		if err != nil {
 			x.violate("I1: summarise: %v", err)

@@ -40,7 +40,7 @@ func TestReplay(t *testing.T) {
 	for i, e := range r.journal {
 		t.Log(i, e)
 	}
-	t.Logf("ended %s after %d processes; faults that did not happen: %v", r.row.State, r.lives, r.unfired)
+	t.Logf("ended %s after %d processes; faults that did not happen: %v", r.end, r.lives, r.unfired)
 	for _, v := range r.violations {
 		t.Error(v)
 	}
@@ -93,7 +93,7 @@ func enumerateScenario(t *testing.T, sc scenario, stride, offset int) tally {
 	got := tally{ends: map[string]int{}}
 	report := func(r *record, extra []fault) {
 		got.runs++
-		got.ends[string(r.row.State)]++
+		got.ends[string(r.end)]++
 		if len(r.unfired) > 0 {
 			got.idle++
 		}
@@ -108,17 +108,22 @@ func enumerateScenario(t *testing.T, sc scenario, stride, offset int) tally {
 	report(dry, nil)
 	all := enumerate(dry.trace, sc.theirs)
 	got.points, got.faults = len(dry.trace), len(all)
-	for i, f := range all {
-		if (i+offset)%stride != 0 {
-			continue
-		}
-		r := play(t, sc, []fault{f})
-		report(r, []fault{f})
-		again := fault{Action: actCrash, Point: f.Point, N: f.N + 1}
-		if f.Action == actCrash && slices.Contains(r.trace, fmt.Sprintf("%s#%d", again.Point, again.N)) {
-			got.faults++
-			report(play(t, sc, []fault{f, again}), []fault{f, again})
-		}
+	for at := offset % stride; at < len(all); {
+		inLab(t, func(l *lab) {
+			for ; at < len(all) && l.n < runsPerLab && !l.dirty; at += stride {
+				f := all[at]
+				r := l.play(sc, []fault{f})
+				report(r, []fault{f})
+				again := fault{Action: actCrash, Point: f.Point, N: f.N + 1}
+				if f.Action == actCrash && !l.dirty && slices.Contains(r.trace, fmt.Sprintf("%s#%d", again.Point, again.N)) {
+					got.faults++
+					report(l.play(sc, []fault{f, again}), []fault{f, again})
+				}
+			}
+		})
 	}
 	return got
 }
+
+// runsPerLab bounds how large the ledger of a lab grows.
+const runsPerLab = 100

@@ -308,19 +308,22 @@ func (p *process) Probe(_ context.Context, c backstay.Call) (backstay.Finding, e
 func (w *world) applied(b body) backstay.Finding {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := 0
+	last := map[string]string{}
+	begun := false
 	for _, ch := range b.Do {
-		if w.cells[ch.cell()] == ch.To {
-			n++
+		last[ch.cell()] = ch.To
+		begun = begun || w.cells[ch.cell()] == ch.To
+	}
+	for cell, to := range last {
+		switch {
+		case w.cells[cell] == to:
+		case begun:
+			return backstay.Partial
+		default:
+			return backstay.NotApplied
 		}
 	}
-	switch n {
-	case 0:
-		return backstay.NotApplied
-	case len(b.Do):
-		return backstay.Applied
-	}
-	return backstay.Partial
+	return backstay.Applied
 }
 
 // Check is a verify probe: it passes unless a fault speaks.

@@ -240,9 +240,15 @@ func (d *Driver) Settle(ctx context.Context, call backstay.Call) error {
 	if err != nil {
 		return err
 	}
-	drain := b.Definition.drain()
-	if err := s.stop(ctx, drain, func(i instance) bool {
-		return !cur.has(i.ID) && (call.Proven || i.Deployment == call.Deployment || !i.Alive())
+	double := ""
+	if !call.Proven && cur != nil && cur.Set == setOf(call) {
+		if cur, err = s.yield(ctx, cur); err != nil {
+			return err
+		}
+		double = cur.Digest
+	}
+	if err := s.stop(ctx, b.Definition.drain(), func(i instance) bool {
+		return !cur.has(i.ID) && (call.Proven || i.Deployment == call.Deployment || i.Digest == double || !i.Alive())
 	}); err != nil {
 		return err
 	}
@@ -250,6 +256,18 @@ func (d *Driver) Settle(ctx context.Context, call backstay.Call) error {
 		return nil
 	}
 	return errors.Join(s.pruneLogs(cur), releases{call.DataDir}.prune(ctx))
+}
+
+// yield makes the former instances current again where a rolled back
+// deployment of the very same definition left its own: the state is equal, so
+// nothing was undone, but the old instances have the ports that others know.
+func (s store) yield(ctx context.Context, cur *live) (*live, error) {
+	old, err := s.formerSet(cur.Digest, cur.Set)
+	if err != nil || len(old) == 0 || len(old) < cur.fact().Alive {
+		return cur, err
+	}
+	former := &live{Set: old[0].Set, Definition: cur.Definition, Digest: cur.Digest, Instances: old}
+	return former, s.setCurrent(ctx, former)
 }
 
 // Reap ends the instances that an earlier epoch of this step started and did

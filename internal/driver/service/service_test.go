@@ -205,6 +205,51 @@ func TestUndoStartsAgainWhatDied(t *testing.T) {
 	}
 }
 
+// The same release once more, rolled back: the state never differed, so the
+// engine has nothing to undo, and settling must tell the instances apart.
+func TestRolledBackRepetitionLeavesTheOldInstances(t *testing.T) {
+	t.Parallel()
+	for _, died := range []bool{false, true} {
+		t.Run(fmt.Sprintf("one had died %v", died), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.deploy(t, "first", "v1").settle(t, true)
+			old, before := w.endpoints(t), w.read(t)
+			again := w.deploy(t, "again", "v1")
+			if got := w.running(); got != "v1+v1+v1+v1" {
+				t.Errorf("there run %q", got)
+			}
+			if died {
+				w.killPort(t, old[0])
+			}
+			again.settle(t, false)
+			if diff := cmp.Diff(before, w.read(t)); diff != "" {
+				t.Errorf("the world differs (-before +after):\n%s", diff)
+			}
+			if same := slices.Equal(old, w.endpoints(t)); same == died {
+				t.Errorf("the old ports are current: %v", same)
+			}
+		})
+	}
+}
+
+// killPort kills the recorded instance with an endpoint.
+func (w world) killPort(tb testing.TB, endpoint string) {
+	tb.Helper()
+	all, err := openStore(w.data, "web").instances()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, i := range all {
+		if address(i.Port) == endpoint {
+			if err := i.Signal(9); err != nil {
+				tb.Fatal(err)
+			}
+			eventually(tb, "its end", func() bool { return !i.Alive() })
+		}
+	}
+}
+
 // A revert is a new deployment whose undo brings back an image of long ago:
 // its instances were stopped and are started from stored content.
 func TestRevertStartsAFormerRelease(t *testing.T) {
@@ -264,6 +309,29 @@ func TestReapEndsOnlyWhatIsNotCurrent(t *testing.T) {
 	all, err := s.instances()
 	if err != nil || len(all) != 2 {
 		t.Errorf("%d records, %v; want those of the current instances", len(all), err)
+	}
+}
+
+// A rolled back deployment leaves nothing of its own, even what no undo knew
+// of, and touches no other deployment's instances.
+func TestSettleAfterARollback(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.deploy(t, "first", "v1") // not settled: its own matter
+	d := w.plan(t, "second", "v2", "ok")
+	d.begin(t)
+	b, err := decode(d.Step)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := d.call()
+	l := launcher{store: openStore(w.data, "web"), call: call, definition: b.Definition, digest: b.Digest, set: setOf(call)}
+	if _, err := l.launch(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	d.settle(t, false)
+	if got := w.running(); got != "v1+v1" {
+		t.Errorf("there run %q", got)
 	}
 }
 

@@ -140,20 +140,16 @@ func testLargeBlob(t *testing.T, h Harness) {
 func testDamagedBlob(t *testing.T, h Harness) {
 	s := h.open(t, ledger.Options{})
 	buffer := s.NewBlobBuffer(t.Context())
-	for name, damage := range map[string]string{
-		"changed":   "UPDATE chunk SET body = $1 WHERE n = 1",
-		"missing":   "DELETE FROM chunk WHERE n = 1 AND body <> $1",
-		"truncated": "UPDATE blob SET size = size - length($1)",
+	for name, damage := range map[string]func(){
+		"changed":   func() { h.Exec(t, "UPDATE chunk SET body = $1 WHERE n = 1", bytes.Repeat([]byte{7}, 256<<10)) },
+		"missing":   func() { h.Exec(t, "DELETE FROM chunk WHERE n = 1") },
+		"truncated": func() { h.Exec(t, "UPDATE blob SET size = size - 1") },
 	} {
-		digest := put(t, buffer, noise(byte(len(name)), 600<<10))
+		digest := put(t, buffer, io.MultiReader(strings.NewReader(name), noise(1, 600<<10)))
 		if err := buffer.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if name == "truncated" {
-			h.Exec(t, "UPDATE blob SET size = size - 1")
-		} else {
-			h.Exec(t, damage, bytes.Repeat([]byte{7}, 256<<10))
-		}
+		damage()
 		r, err := s.Blobs(t.Context()).Get(digest)
 		if err != nil {
 			t.Fatal(err)
