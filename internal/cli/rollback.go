@@ -241,8 +241,8 @@ func (s *session) takeBack(ctx context.Context, dep ledger.Deployment, f rollbac
 }
 
 // laterOn lists the deployments in effect that changed the same resources
-// after dep, newest first. What only restored drift to an earlier state is not
-// a change of its own.
+// after dep, newest first. What only took another one back, or restored drift
+// to an earlier state, is not a change of its own.
 func (s *session) laterOn(ctx context.Context, e *engine.Engine, dep ledger.Deployment, effective []ledger.Deployment) ([]ledger.Deployment, error) {
 	target, _, err := e.Replay(ctx, dep.ID)
 	if err != nil {
@@ -252,6 +252,9 @@ func (s *session) laterOn(ctx context.Context, e *engine.Engine, dep ledger.Depl
 	for _, d := range effective {
 		if d.ID == dep.ID {
 			break
+		}
+		if d.Reverts != "" {
+			continue // it and what it took back cancel each other out
 		}
 		p, _, err := e.Replay(ctx, d.ID)
 		if err != nil {

@@ -142,9 +142,14 @@ func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.C
 	timeout := st.Timeout.Std()
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &timeoutError{"step " + st.ID, timeout})
 	defer cancel()
-	err := retry(ctx, r.e.opts.Backoff, retries(st), func() error {
+	var failed error
+	err := retry(ctx, r.e.opts.Backoff, retries(st), func() (err error) {
+		if done, stop := r.knownDone(ctx, call, failed); done || stop != nil {
+			return stop
+		}
 		body.Tries++
 		res, err := r.gated(ctx, do)
+		failed = err
 		for k, v := range res.Slots {
 			body.Slots[k] = v
 		}
@@ -152,6 +157,23 @@ func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.C
 		return err
 	})
 	return body, err
+}
+
+// knownDone asks the probe of a step that must take effect once, before it is
+// tried again after a transient error: the answer may have been lost rather
+// than the effect. Where the probe cannot tell, the error is final.
+func (r *runner) knownDone(ctx context.Context, call backstay.Call, failed error) (done bool, stop error) {
+	if failed == nil || call.Step.Effect != backstay.Probed || call.Step.Reverts != nil {
+		return false, nil
+	}
+	finding, err := r.e.actions.Probe(ctx, call)
+	switch {
+	case err == nil && finding == backstay.Applied:
+		return true, nil
+	case err == nil && finding == backstay.NotApplied:
+		return false, nil
+	}
+	return false, backstay.Classify(backstay.Permanent, fmt.Errorf("%w; its probe cannot tell how far it came", failed))
 }
 
 // gated runs one act under the gate: not at all when this node's lease may

@@ -45,11 +45,11 @@ type StepProgress struct {
 
 // Failure is why the deployment turned (or turns) around: the first reason.
 type Failure struct {
-	Step   string
-	Cause  backstay.Cause
-	Reason string
-	Hint   string
-	At     time.Time
+	Step   string         `json:"step,omitempty"`
+	Cause  backstay.Cause `json:"cause"`
+	Reason string         `json:"reason,omitempty"`
+	Hint   string         `json:"hint,omitempty"`
+	At     time.Time      `json:"at"`
 }
 
 // Progress is the fold of a deployment's entries: everything next decides by.

@@ -95,7 +95,10 @@ func Value(v json.RawMessage) string {
 	dec := json.NewDecoder(bytes.NewReader(v))
 	dec.UseNumber()
 	if err := dec.Decode(&decoded); err != nil {
-		return shorten(line(string(v)))
+		if text := line(string(v)); text != "" {
+			return shorten(text)
+		}
+		return fmt.Sprintf("%s that is no text", Size(int64(len(v))))
 	}
 	if object, ok := decoded.(map[string]any); ok {
 		return shorten(ofObject(object))

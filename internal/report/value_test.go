@@ -107,7 +107,7 @@ func FuzzValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, was, is []byte) {
 		before, after := report.Difference(was, is)
 		for _, s := range []string{report.Value(was), before, after} {
-			if s == "" && len(was) > 0 && strings.ContainsFunc(string(was), unicode.IsGraphic) && s != before && s != after {
+			if s == "" {
 				t.Errorf("nothing is shown of %q", was)
 			}
 			if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || len([]rune(s)) > 400 {

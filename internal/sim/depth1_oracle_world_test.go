@@ -326,7 +326,7 @@ func (h *history) residueTrue() {
 		}
 		h.causeTrue(r)
 		if r.Unknown != "" {
-			if !h.unreadable(r.Key, h.settledAt) {
+			if !h.unreadable(r, h.settledAt) {
 				h.violate("I4: %s is listed as unknown, and could be read", cell)
 			}
 			continue
@@ -363,17 +363,13 @@ func (h *history) imageTrue(r backstay.Residue, cell string) {
 	}
 }
 
-// unreadable reports whether the last look at the key showed nothing.
-func (h *history) unreadable(k backstay.Key, before int) bool {
-	if slices.Contains(h.sc.opaque, k) {
+// unreadable reports whether the last look of the line's step showed nothing.
+func (h *history) unreadable(r backstay.Residue, before int) bool {
+	if slices.Contains(h.sc.opaque, r.Key) {
 		return true
 	}
-	for i := before - 1; i >= 0; i-- {
-		if e := h.journal[i]; e.Kind == "seen" && slices.Contains(h.step(e.Step).Keys, k) {
-			return e.Fault != ""
-		}
-	}
-	return false
+	look := h.lookBefore(r.Step, before)
+	return h.journal[look].Kind == "seen" && h.journal[look].Fault != ""
 }
 
 // causeTrue: the cause of a line is one of the eight and is a fact, of its own
