@@ -8,6 +8,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # file | arguments of backstay that print it
 documents='
+docs/state-machine.md|docs state-machine
+docs/reference/cli.md|docs cli
+docs/reference/schema.json|docs schema
+docs/reference/spec.md|docs spec
+docs/reference/steps.md|docs steps
+docs/reference/run.md|docs run
+docs/reference/file.md|docs file
+docs/reference/service.md|docs service
+docs/reference/services.md|docs services
+docs/reference/http.md|docs http
+docs/reference/approve.md|docs approve
+docs/reference/verify.md|docs verify
+docs/reference/inputs.md|docs inputs
+docs/reference/secrets.md|docs secrets
+docs/reference/environments.md|docs environments
 '
 
 write() { # write DIR

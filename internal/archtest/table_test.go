@@ -53,7 +53,7 @@ func table() []row {
 	rows := []row{
 		{dir: "", alone: true, never: io("os"), is: "the vocabulary: data and pure functions"},
 		{dir: "internal/durable", alone: true, third: []string{"golang.org/x/sys"}, is: "the only place that renames, syncs and locks files"},
-		{dir: "internal/spec", never: io(), is: "backstay.yaml to Spec; strict, all problems at once"},
+		{dir: "internal/spec", tests: in("driver/..."), never: io(), is: "backstay.yaml to Spec; strict, all problems at once"},
 		{dir: "internal/analysis", never: io("os"), is: "sequential tests; the engine's Judge"},
 		{dir: "internal/api", is: "wire types of the control plane"},
 		{dir: "internal/proxy/wire", is: "what the data plane and its driver say to each other"},

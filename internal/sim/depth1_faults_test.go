@@ -185,8 +185,8 @@ func enumerate(trace []string, cells []fault) []fault {
 		case "do", "undo":
 			acts := []string{actFail, actTransient, actPart, actFull, actLost, actLie, actPartLie, actHang, actHangPart}
 			add(point, n, acts...)
-			if !first[point] {
-				add(point, every, acts...)
+			if !first[point] { // only these are tried again by themselves
+				add(point, every, actTransient, actLost)
 			}
 		case "observe":
 			add(point, n, actUnread, actObserveErr)

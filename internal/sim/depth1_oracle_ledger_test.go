@@ -314,7 +314,7 @@ func (h *history) failuresRecorded() {
 		failed := false
 		for _, e := range h.journal[s.from:s.till] {
 			if e.Kind == "do.end" && e.Step == s.step {
-				failed = e.Err != ""
+				failed = e.Err != "" && (e.Fault != actLost || h.step(s.step).Effect != backstay.Probed)
 			}
 		}
 		if failed && body.OK {

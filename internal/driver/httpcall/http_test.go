@@ -422,7 +422,7 @@ func TestCheck(t *testing.T) {
 	t.Parallel()
 	var bomb bytes.Buffer
 	zip := gzip.NewWriter(&bomb)
-	_, _ = zip.Write(bytes.Repeat([]byte{'A'}, 64<<20))
+	_, _ = zip.Write(bytes.Repeat([]byte{'A'}, 8<<20))
 	_ = zip.Close()
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ok", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "all well") })
