@@ -31,7 +31,7 @@ func main() {
 	defer stop()
 	go func() {
 		<-ctx.Done()
-		quiet, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		quiet, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		_ = server.Shutdown(quiet)
 	}()

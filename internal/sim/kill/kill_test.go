@@ -432,7 +432,7 @@ func grammar(t *testing.T, entries []backstay.Entry) {
 func full() bool { return os.Getenv("BACKSTAY_REAL") == "1" }
 
 // kills counts the children that ended by SIGKILL.
-var kills atomic.Int64 //nolint:gochecknoglobals // one count over all parallel tests
+var kills atomic.Int64
 
 func TestKilledAtEveryFailpoint(t *testing.T) {
 	t.Parallel()
