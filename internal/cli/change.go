@@ -94,6 +94,14 @@ func stepChanges(before *engine.View, after engine.View) (done, undone []change)
 		if p, known := old[s.ID]; s.Phase == p || (!known && s.Phase == engine.PhasePending) {
 			continue
 		}
+		if p := old[s.ID]; s.Error != "" && s.Phase != engine.PhaseFailed && (p == engine.PhaseOpen || p == engine.PhasePending || p == "") {
+			// It failed and is taken back already: both became durable together.
+			failed := *s
+			failed.Phase = engine.PhaseFailed
+			done = append(done, change{
+				Kind: changeStep, Step: s.ID, Phase: failed.Phase, Text: s.Error, Hint: s.Hint, Output: s.Output, step: &failed,
+			})
+		}
 		c := change{Kind: changeStep, Step: s.ID, Phase: s.Phase, Text: textOf(*s), step: s}
 		switch s.Phase {
 		case engine.PhaseFailed:
@@ -101,7 +109,7 @@ func stepChanges(before *engine.View, after engine.View) (done, undone []change)
 		case engine.PhaseApplied:
 			c.Took = since(s.Opened, s.Closed, s.Closed)
 		case engine.PhaseUndoFailed:
-			c.Hint, c.Output = s.Hint, s.Output
+			c.Hint, c.Output = s.UndoHint, s.UndoOutput
 		case engine.PhasePending:
 			c.Text = "recovery found that it had changed nothing"
 		case engine.PhaseOpen, engine.PhaseUndoing, engine.PhaseUndone:
@@ -118,11 +126,15 @@ func stepChanges(before *engine.View, after engine.View) (done, undone []change)
 // textOf is what there is to say about a step where it stands.
 func textOf(s engine.StepView) string {
 	switch s.Phase {
-	case engine.PhaseFailed, engine.PhaseUndoFailed:
+	case engine.PhaseFailed:
 		return s.Error
+	case engine.PhaseUndoFailed:
+		return s.UndoError
 	case engine.PhaseApplied:
 		return orWord(s.Note, s.Summary)
-	case engine.PhasePending, engine.PhaseOpen, engine.PhaseUndoing, engine.PhaseUndone:
+	case engine.PhaseUndoing, engine.PhaseUndone:
+		return orWord(s.UndoSummary, s.Summary)
+	case engine.PhasePending, engine.PhaseOpen:
 	}
 	return s.Summary
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/backstay-dev/backstay"
@@ -167,6 +168,9 @@ func headline(v engine.View) string {
 	case backstay.RolledBack:
 		if len(v.Kept) > 0 {
 			return "was rolled back: everything reads as before, but for what somebody changed since"
+		}
+		if slices.ContainsFunc(v.Steps, func(s engine.StepView) bool { return s.Undo == engine.CompensationCompensated }) {
+			return "was rolled back: everything that can be read reads as before"
 		}
 		return "was rolled back: everything reads as before"
 	case backstay.Held:

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -90,7 +89,6 @@ func (w *liveWatch) close() {
 	w.once.Do(func() {
 		w.program.Send(liveEnd{})
 		<-w.done
-		_, _ = io.WriteString(w.c.app.Stderr, "\n")
 	})
 }
 
@@ -136,7 +134,8 @@ func (m *liveModel) View() tea.View {
 		return tea.NewView("preparing …")
 	}
 	p := newPrinter(nil, m.c.err.color)
-	return tea.NewView(strings.Join(picture(p, *m.view, m.now, m.width), "\n"))
+	// The library clears the last line when it ends: it gets an empty one.
+	return tea.NewView(strings.Join(picture(p, *m.view, m.now, m.width), "\n") + "\n")
 }
 
 // maxPicture bounds the steps that are drawn; the others are counted.

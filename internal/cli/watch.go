@@ -30,7 +30,7 @@ func (c *call) watch(events bool) watch {
 		return &eventWatch{c: c}
 	case c.json:
 		return silentWatch{}
-	case c.live:
+	case c.live && c.app.TTY.Width != nil && c.app.TTY.Width() > 0:
 		return newLiveWatch(c)
 	}
 	return &plainWatch{c: c}

@@ -38,6 +38,7 @@ type StepProgress struct {
 	Outcome  backstay.OutcomeBody
 	Finding  backstay.Finding // of recovery, for the open intent
 	Undo     *backstay.CompensationBody
+	Retried  *backstay.CompensationBody // the failed undo that a person asked to try again
 	UndoNow  *backstay.ImageRef // what was there when the (last) undo began
 	Settled  bool
 	Failures int // failed outcomes so far
@@ -168,7 +169,7 @@ func (s *Progress) applyTransition(e backstay.Entry) error {
 		s.Retry, s.Residue = false, nil
 		for _, st := range s.Steps {
 			if st.Phase == PhaseUndoFailed {
-				st.Phase, st.Undo = PhaseFailed, nil
+				st.Phase, st.Undo, st.Retried = PhaseFailed, nil, st.Undo
 			}
 		}
 	case EventApprove, EventStart, EventResume, EventProve, EventAccept, EventRefuse:

@@ -128,6 +128,10 @@ func chooseUndo(st *backstay.Step, before, after, now backstay.Image) undoChoice
 	return c
 }
 
+// undoUnconfirmed is the error of an undo that claimed success and is not
+// confirmed by what is read; part of the ledger format.
+const undoUnconfirmed = "the undo reported success, but the resource does not read as before"
+
 // judgeUndo compares what is read after an undo with what was expected. The
 // reading decides: an undo's own success proves nothing.
 func judgeUndo(st *backstay.Step, c undoChoice, now backstay.Image, undoErr error, cause backstay.Cause) backstay.CompensationBody {
@@ -162,7 +166,7 @@ func judgeUndo(st *backstay.Step, c undoChoice, now backstay.Image, undoErr erro
 	case len(body.Residue) > 0:
 		body.Result, body.Cause = CompensationFailed, body.Residue[0].Cause
 		if body.Error == "" {
-			body.Error = "the undo reported success, but the resource does not read as before"
+			body.Error = undoUnconfirmed
 		}
 	case opaque && undoErr != nil:
 		body.Result, body.Cause = CompensationFailed, cause

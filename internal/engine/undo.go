@@ -71,6 +71,11 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 			return
 		}
 	}
+	after, err := r.leftByUndo(st, after)
+	if err != nil {
+		r.damaged(st, err)
+		return
+	}
 	choice := chooseUndo(st, before, after, now)
 	if choice.result == CompensationFailed {
 		r.append(backstay.EntryCompensation, st.ID, backstay.CompensationBody{
@@ -121,6 +126,17 @@ func (r *runner) halfUndone(st *backstay.Step, before, after, now backstay.Image
 		out[k] = state
 	}
 	return out, nil
+}
+
+// leftByUndo gives the after-image to compare with when an undo command that
+// failed is tried again: what it left there is its own half-done work. Where it
+// claimed success nobody knows whose work that is, and it is not touched.
+func (r *runner) leftByUndo(st *backstay.Step, after backstay.Image) (backstay.Image, error) {
+	sp := r.progress.Steps[st.ID]
+	if st.Restorable || sp.Phase != PhaseFailed || sp.Retried == nil || sp.Retried.Now == nil || sp.Retried.Error == undoUnconfirmed {
+		return after, nil
+	}
+	return r.load(sp.Retried.Now)
 }
 
 // takeBack runs the undo of a step whose undo intent is durable.

@@ -30,19 +30,24 @@ type View struct {
 
 // StepView is one step of a View.
 type StepView struct {
-	ID      string            `json:"id"`
-	Kind    string            `json:"kind"`
-	Summary string            `json:"summary"`
-	Class   backstay.Class    `json:"class"`
-	Phase   Phase             `json:"phase"`
-	Opened  time.Time         `json:"opened,omitzero"`
-	Closed  time.Time         `json:"closed,omitzero"`
-	Error   string            `json:"error,omitempty"`
-	Hint    string            `json:"hint,omitempty"`
-	Output  string            `json:"output,omitempty"`
-	Note    string            `json:"note,omitempty"`
-	Undo    string            `json:"undo,omitempty"` // the compensation's result
-	Slots   map[string]string `json:"slots,omitempty"`
+	ID      string         `json:"id"`
+	Kind    string         `json:"kind"`
+	Summary string         `json:"summary"`
+	Class   backstay.Class `json:"class"`
+	Phase   Phase          `json:"phase"`
+	Opened  time.Time      `json:"opened,omitzero"`
+	Closed  time.Time      `json:"closed,omitzero"`
+	Error   string         `json:"error,omitempty"`
+	Hint    string         `json:"hint,omitempty"`
+	Output  string         `json:"output,omitempty"`
+	Note    string         `json:"note,omitempty"`
+	// How it is (or was) taken back: one line, the compensation's result and error.
+	UndoSummary string            `json:"undo_summary,omitempty"`
+	Undo        string            `json:"undo,omitempty"`
+	UndoError   string            `json:"undo_error,omitempty"`
+	UndoHint    string            `json:"undo_hint,omitempty"`
+	UndoOutput  string            `json:"undo_output,omitempty"`
+	Slots       map[string]string `json:"slots,omitempty"`
 }
 
 // publish shows the watcher what is known now. Only durable facts are in it,
@@ -94,14 +99,11 @@ func (c *core) view(s *Progress) View {
 		st := &c.plan.Steps[i]
 		sp := s.Steps[st.ID]
 		sv := StepView{
-			ID: st.ID, Kind: st.Kind, Summary: st.Summary, Class: st.Class, Phase: sp.Phase, Opened: sp.Opened, Closed: sp.Closed,
+			ID: st.ID, Kind: st.Kind, Summary: st.Summary, UndoSummary: st.UndoSummary, Class: st.Class, Phase: sp.Phase, Opened: sp.Opened, Closed: sp.Closed,
 			Error: sp.Outcome.Error, Hint: sp.Outcome.Hint, Output: sp.Outcome.Output, Note: sp.Outcome.Note, Slots: sp.Slots,
 		}
 		if sp.Undo != nil {
-			sv.Undo = sp.Undo.Result
-			if sp.Undo.Error != "" {
-				sv.Error = sp.Undo.Error
-			}
+			sv.Undo, sv.UndoError, sv.UndoHint, sv.UndoOutput = sp.Undo.Result, sp.Undo.Error, sp.Undo.Hint, sp.Undo.Output
 		}
 		v.Steps = append(v.Steps, sv)
 	}

@@ -32,7 +32,7 @@ func BenchmarkAppend(b *testing.B) {
 			if _, err := f.Write(block); err != nil {
 				b.Fatal(err)
 			}
-			if err := f.Sync(); err != nil { //nolint:forbidigo // the measure that the stores are held against
+			if err := f.Sync(); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -401,7 +401,9 @@ func (h *history) fact(c backstay.Cause, s backstay.Step) bool {
 		// An outsider who writes while a command undoes cannot be told from it.
 		return of("undo.end", bad) || of("do.end", bad) || !s.Restorable && h.outsiderDuringUndo(s)
 	case backstay.CauseDrift:
-		return h.outsiderOn(s)
+		// What an undo command left that did half and claimed all looks the same.
+		halfLie := func(e event) bool { return e.Back && e.Fault == actPartLie }
+		return h.outsiderOn(s) || !s.Restorable && (of("undo.end", halfLie) || of("do.end", halfLie))
 	case backstay.CauseAmbiguous:
 		return len(h.doOf(s.ID)) > 0 && (s.Effect == backstay.AtMostOnce || s.Pivot || !s.HasUndo)
 	case backstay.CauseUnreachable:

@@ -289,7 +289,7 @@ func (x *run) once(ctx context.Context, n int) error {
 // follows it: that a second recovery changes nothing, and that a held
 // deployment, once the faults are over, can be undone or signed for.
 func (x *run) collect(ctx context.Context) {
-	x.trace, x.unfired = slices.Clone(x.w.faults.trace), x.w.faults.unfired()
+	x.trace, x.unfired = slices.Clone(x.w.faults.trace), x.w.faults.unfired(len(x.sc.script))
 	x.gather(ctx)
 	judge(x.record)
 	if !x.exists {

@@ -115,11 +115,14 @@ func (b *book) now(ctx context.Context, deployment string) ([]backstay.Entry, er
 	if len(known) >= acked && len(known) > 0 && known[0].Deployment == deployment {
 		return known, nil
 	}
-	entries, err := b.store.Entries(context.WithoutCancel(ctx), deployment, 0)
+	if len(known) > 0 && known[0].Deployment != deployment {
+		known = nil
+	}
+	more, err := b.store.Entries(context.WithoutCancel(ctx), deployment, int64(len(known)))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.read = entries
-	return entries, err
+	b.read = slices.Concat(known, more)
+	return b.read, err
 }
 
 // covers reports whether the intent's before-image has a key that the cell is

@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -336,7 +335,11 @@ func (p *preparation) summaries() (do, undo string) {
 	case "symlink":
 		do = fmt.Sprintf("link %s to %s", target, p.cfg.Symlink)
 	default:
-		do = "write " + target + " from " + strings.TrimSpace(p.source+" "+p.cfg.From+p.cfg.Template)
+		source := p.source // "content": the text stands in the spec
+		if name := p.cfg.From + p.cfg.Template; name != "" {
+			source = name
+		}
+		do = "write " + target + " from " + source
 	}
 	if len(p.body.Parents) > 0 {
 		do += ", creating " + p.body.Parents[0]
