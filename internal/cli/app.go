@@ -129,6 +129,7 @@ type call struct {
 	dataDir string
 	lease   time.Duration
 	verbose bool
+	events  bool     // the verb prints events, whatever its name says
 	out     *printer // the result
 	err     *printer // the progress
 	live    bool     // a live view fits stderr

@@ -120,7 +120,18 @@ func stepChanges(before *engine.View, after engine.View) (done, undone []change)
 			done = append(done, c)
 		}
 	}
+	// One commit holds the end of an undo and the begin of the next.
+	slices.SortStableFunc(undone, func(a, b change) int {
+		return boolRank(a.Phase == engine.PhaseUndoing) - boolRank(b.Phase == engine.PhaseUndoing)
+	})
 	return done, undone
+}
+
+func boolRank(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // textOf is what there is to say about a step where it stands.

@@ -36,7 +36,7 @@ foreground, through the bake until it is proven. What fails is taken back by its
 Ctrl-C once takes everything back in order; twice stops at once with a consistent ledger, and
 `+"`backstay recover`"+` goes on. --detach leaves the deployment to `+"`backstay agent`"+`.`,
 		cobra.NoArgs, func(ctx context.Context, c *call, _ []string) error { return c.deploy(ctx, f) })
-	f.input.flags(cmd)
+	f.flags(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.plan, "plan", "", "run exactly the stored plan with this digest")
 	fl.BoolVar(&f.detach, "detach", false, "record it and leave it to an agent")

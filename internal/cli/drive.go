@@ -108,7 +108,7 @@ type act func(ctx context.Context, e *engine.Engine, interrupt <-chan struct{}) 
 func (s *session) drive(ctx context.Context, dir string, do act) (engine.Summary, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d := &driving{watch: newRelay(s.c.watch(true)), interrupt: make(chan struct{}, 1), cancel: cancel}
+	d := &driving{watch: newRelay(s.c.watch()), interrupt: make(chan struct{}, 1), cancel: cancel}
 	defer s.c.onSignal(d.take)()
 	e, err := s.engine(dir, d)
 	if err != nil {

@@ -79,7 +79,7 @@ func (c *call) lines() bool {
 	case "deploy", "recover", "rollback", "wrap", "drift":
 		return true
 	}
-	return false
+	return c.events
 }
 
 // undone lists the steps that were taken back, newest first.

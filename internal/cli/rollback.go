@@ -160,7 +160,7 @@ func (s *session) endAnswered(ctx context.Context, dep ledger.Deployment, signal
 // itself where nobody does.
 func (s *session) finishRollback(ctx context.Context, dep ledger.Deployment) error {
 	if driven(dep) {
-		w := newRelay(s.c.watch(true))
+		w := newRelay(s.c.watch())
 		now, err := s.follow(ctx, dep.ID, w, nil)
 		w.close()
 		if err != nil {

@@ -143,7 +143,7 @@ func (s *session) engine(dir string, w watch) (*engine.Engine, error) {
 		return nil, err
 	}
 	opts := engine.Options{
-		DataDir: s.state.DataDir, Actor: s.actor, Version: s.c.app.Build.Version, Secrets: secrets, Log: s.log,
+		DataDir: s.state.DataDir, Protected: []string{s.state.Dir}, Actor: s.actor, Version: s.c.app.Build.Version, Secrets: secrets, Log: s.log,
 		MemberOf: s.accounts.MemberOf, Now: s.c.app.Now,
 	}
 	if w != nil {

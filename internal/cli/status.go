@@ -132,7 +132,11 @@ func (s *session) statusOf(ctx context.Context, ref string) error {
 		return err
 	}
 	if s.c.json {
-		return s.c.out.document(statusDocument{s.c.format(), dep, v, driven(dep)})
+		write := s.c.out.document
+		if s.c.lines() {
+			write = s.c.out.record
+		}
+		return write(statusDocument{s.c.format(), dep, v, driven(dep)})
 	}
 	s.printStatus(dep, v)
 	return nil
@@ -212,7 +216,8 @@ func (s *session) watchStatus(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	w := newRelay(s.c.watch(true))
+	s.c.events = true
+	w := newRelay(s.c.watch())
 	dep, err = s.follow(ctx, dep.ID, w, nil)
 	w.close()
 	if err != nil {

@@ -24,27 +24,15 @@ type watch interface {
 
 // watch returns the watch that fits the call: events for --json, a live view on
 // a terminal, plain lines otherwise.
-func (c *call) watch(events bool) watch {
+func (c *call) watch() watch {
 	switch {
-	case c.json && events:
-		return &eventWatch{c: c}
 	case c.json:
-		return silentWatch{}
+		return &eventWatch{c: c}
 	case c.live && c.app.TTY.Width != nil && c.app.TTY.Width() > 0:
 		return newLiveWatch(c)
 	}
 	return &plainWatch{c: c}
 }
-
-// silentWatch shows nothing.
-type silentWatch struct{}
-
-var _ watch = silentWatch{}
-
-func (silentWatch) show(engine.View)      {}
-func (silentWatch) say(string, ...any)    {}
-func (silentWatch) output(string, string) {}
-func (silentWatch) close()                {}
 
 // eventWatch writes one line of JSON per change to stdout.
 type eventWatch struct {

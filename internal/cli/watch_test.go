@@ -58,8 +58,12 @@ func life() []struct {
 		at   float64
 		view engine.View
 	}{
-		{0, first}, {0.5, doing}, {1, hold}, {2, view(backstay.Running, moved(conf, engine.PhaseApplied, 0.5, 1), moved(web, engine.PhaseOpen, 1, 0))},
-		{3, back}, {5, end},
+		{0, first},
+		{0.5, doing},
+		{1, hold},
+		{2, view(backstay.Running, moved(conf, engine.PhaseApplied, 0.5, 1), moved(web, engine.PhaseOpen, 1, 0))},
+		{3, back},
+		{5, end},
 	}
 }
 
@@ -103,7 +107,7 @@ func TestEventsAreOneDocumentPerLine(t *testing.T) {
 	var b bytes.Buffer
 	c := newCall(&App{Stdout: &b, Now: start})
 	c.verb, c.json = "deploy", true
-	w := c.watch(true)
+	w := c.watch()
 	for _, l := range life() {
 		w.show(l.view)
 	}
@@ -189,6 +193,14 @@ func TestPictureFitsTheTerminal(t *testing.T) {
 		}
 	}
 }
+
+// silentWatch shows nothing.
+type silentWatch struct{}
+
+func (silentWatch) show(engine.View)      {}
+func (silentWatch) say(string, ...any)    {}
+func (silentWatch) output(string, string) {}
+func (silentWatch) close()                {}
 
 // stuckWatch is a screen that takes nothing until it is let go.
 type stuckWatch struct {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"os"
 	"testing"
 	"time"
 
@@ -121,5 +122,51 @@ func TestEveryCauseAndStateIsExplained(t *testing.T) {
 		if e, ok := c.explainWord(string(s)); !ok || e.Next == "" {
 			t.Errorf("state %s is not explained", s)
 		}
+	}
+}
+
+func TestStartOf(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, stat string
+		want       int64
+		ok         bool
+	}{
+		{"plain", "7 (backstay) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 2 3", 12345, true},
+		{"a name that looks like fields", "7 (a) S 1) 9 (b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 2 3", 777, true},
+		{"cut", "7 (backstay) S 1 7", 0, false},
+		{"empty", "", 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got, ok := startOf([]byte(tt.stat)); got != tt.want || ok != tt.ok {
+				t.Errorf("startOf = %d, %v, want %d, %v", got, ok, tt.want, tt.ok)
+			}
+		})
+	}
+}
+
+func TestGoneIsOnlySaidOfThisHostsDeadProcesses(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name  string
+		owner ledger.Owner
+		want  bool
+	}{
+		{"this process", ledger.Owner{PID: os.Getpid(), Host: host, Live: true}, false},
+		{"its pid, another start", ledger.Owner{PID: os.Getpid(), Start: 1, Host: host, Live: true}, true},
+		{"no such process", ledger.Owner{PID: 1 << 30, Host: host, Live: true}, true},
+		{"of another host", ledger.Owner{PID: 1 << 30, Host: host + "-other", Live: true}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if got := gone(&tt.owner); got != tt.want {
+				t.Errorf("gone = %v, want %v", got, tt.want)
+			}
+		})
 	}
 }

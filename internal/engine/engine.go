@@ -51,6 +51,9 @@ type Store interface {
 type Options struct {
 	// DataDir is where this host keeps releases, logs and sockets. Required.
 	DataDir string
+	// Protected are absolute directories that no step may change, hold or lie
+	// in: where the ledger and its key are. A plan with such a step is refused.
+	Protected []string
 	// Actor is who runs this process, as the kernel reports it.
 	Actor backstay.Actor
 	// Version of this binary, recorded with every deployment.

@@ -39,7 +39,7 @@ type StepProgress struct {
 	Finding  backstay.Finding // of recovery, for the open intent
 	Undo     *backstay.CompensationBody
 	Retried  *backstay.CompensationBody // the failed undo that a person asked to try again
-	UndoNow  *backstay.ImageRef // what was there when the (last) undo began
+	UndoNow  *backstay.ImageRef         // what was there when the (last) undo began
 	Settled  bool
 	Failures int // failed outcomes so far
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/ledger"
@@ -62,6 +64,10 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 			continue
 		}
 		applyDefaults(&prepared, q)
+		if problems := e.protect(prepared, q); len(problems) > 0 {
+			seen.Problems = append(seen.Problems, problems...)
+			continue
+		}
 		if q.Check {
 			seen.Checks[q.ID] = prepared
 			continue
@@ -73,6 +79,29 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 		return seen, fmt.Errorf("store what the plan pins: %w", err)
 	}
 	return seen, nil
+}
+
+// protect refuses a step that would change the ledger: what proves a rollback
+// must not be in the reach of what is rolled back.
+func (e *Engine) protect(p backstay.Prepared, q plan.Request) []backstay.Problem {
+	for _, dir := range e.opts.Protected {
+		names := []string{dir}
+		if real, err := filepath.EvalSymlinks(dir); err == nil && real != dir {
+			names = append(names, real)
+		}
+		for _, name := range names {
+			for _, key := range p.Keys {
+				if key.Overlaps(backstay.Key("file:" + name)) {
+					return []backstay.Problem{{
+						Line: q.Line, Column: q.Column, Path: q.ID,
+						Message: fmt.Sprintf("%s overlaps with Backstay's own state in %s", strings.TrimPrefix(string(key), "file:"), dir),
+						Hint:    "name paths outside of it, or keep the ledger elsewhere with --state",
+					}}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // glance looks at a step's keys outside any deployment.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/backstay-dev/backstay"
@@ -93,20 +95,6 @@ func (b *batch) finish() error {
 	if b.besides {
 		return nil
 	}
-	entries := make([][]any, len(b.leaves))
-	for i, e := range b.leaves {
-		entries[i] = e.row(b.first + int64(i))
-	}
-	if err := insertMany(b.ctx, b, intoEntry(), entryColumns, entries); err != nil {
-		return err
-	}
-	nodes := make([][]any, len(b.nodes))
-	for i, n := range b.nodes {
-		nodes[i] = []any{n.id, n.hash[:]}
-	}
-	if err := insertMany(b.ctx, b, "INSERT INTO tree (id, hash)", 2, nodes); err != nil {
-		return err
-	}
 	for _, r := range b.refs {
 		if err := b.pin(r); err != nil {
 			return err
@@ -116,14 +104,46 @@ func (b *batch) finish() error {
 	if err != nil {
 		return err
 	}
-	const update = "UPDATE head SET size = $1, root = $2, version = version + 1 WHERE id = 1"
-	if _, err := b.ExecContext(b.ctx, update, head.Size, head.Root[:]); err != nil {
+	if err := b.record(head); err != nil {
 		return err
 	}
 	if b.settled && b.s.opt.Signer != nil {
 		return b.checkpoint(head)
 	}
 	return nil
+}
+
+// record writes entries, tree and head: in one statement where the database
+// takes that, because each statement costs it a round trip.
+func (b *batch) record(head Head) error {
+	const intoEntry = "INSERT INTO entry (leaf, deployment_id, n, kind, step, actor_name, actor_uid, at, salt, record)"
+	const intoTree = "INSERT INTO tree (id, hash)"
+	const update = "UPDATE head SET size = %s, root = %s, version = version + 1 WHERE id = 1"
+	entries := make([][]any, len(b.leaves))
+	for i, e := range b.leaves {
+		entries[i] = e.row(b.first + int64(i))
+	}
+	nodes := make([][]any, len(b.nodes))
+	for i, n := range b.nodes {
+		nodes[i] = []any{n.id, n.hash[:]}
+	}
+	if b.s.backend.WritingWith && len(entries) > 0 && len(nodes) <= mostRows {
+		args := append(flat(entries), flat(nodes)...)
+		n := len(args)
+		query := "WITH e AS (" + intoEntry + " VALUES " + places(1, len(entries), len(entries[0])) +
+			"), t AS (" + intoTree + " VALUES " + places(1+n-2*len(nodes), len(nodes), 2) +
+			") " + fmt.Sprintf(update, "$"+strconv.Itoa(n+1), "$"+strconv.Itoa(n+2))
+		_, err := b.ExecContext(b.ctx, query, append(args, head.Size, head.Root[:])...)
+		return err
+	}
+	if err := insertMany(b.ctx, b, intoEntry, entries); err != nil {
+		return err
+	}
+	if err := insertMany(b.ctx, b, intoTree, nodes); err != nil {
+		return err
+	}
+	_, err := b.ExecContext(b.ctx, fmt.Sprintf(update, "$1", "$2"), head.Size, head.Root[:])
+	return err
 }
 
 func (b *batch) pin(r ref) error {

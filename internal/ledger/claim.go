@@ -52,6 +52,9 @@ func (s *Store) Claim(ctx context.Context, id string) (Lease, error) {
 		}
 		return Lease{}, fmt.Errorf("claim %s: %w", id, err)
 	}
+	if s.backend.Embedded {
+		s.endStopped(ctx, true)
+	}
 	return lease, nil
 }
 
@@ -180,6 +183,9 @@ func (s *Store) ClaimNext(ctx context.Context, limit int) ([]Lease, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("claim next: %w", err)
+	}
+	if s.backend.Embedded && len(leases) > 0 {
+		s.endStopped(ctx, true)
 	}
 	return leases, nil
 }

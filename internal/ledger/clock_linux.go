@@ -3,7 +3,6 @@ package ledger
 import (
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -31,15 +30,6 @@ func (hostClock) Boot() time.Duration {
 // processStart is when this process started, in clock ticks since boot: with
 // the pid it names the process for as long as the host is up. 0: not known.
 func processStart() int64 {
-	stat, err := os.ReadFile("/proc/self/stat")
-	if err != nil {
-		return 0
-	}
-	// The command name, in parentheses, may hold anything: count from its end.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 {
-		return 0
-	}
-	ticks, _ := strconv.ParseInt(fields[19], 10, 64)
-	return ticks
+	_, start, _ := processStat("self")
+	return start
 }

@@ -159,6 +159,9 @@ func (s *Store) commit(ws []*write) error {
 				asked = b
 			}
 		case Busy:
+			if s.backend.Embedded && s.endStopped(s.ctx, false) > 0 {
+				continue
+			}
 		}
 		if s.opt.Clock.Boot()-began > s.opt.TTL || s.ctx.Err() != nil || allDone(ws) {
 			return s.gaveUp(asked != nil, err)

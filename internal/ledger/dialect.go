@@ -39,6 +39,8 @@ type Dialect struct {
 	// those that are locked. "" where a write transaction is alone.
 	ForUpdate  string
 	SkipLocked string
+	// WritingWith says that WITH may hold statements that write.
+	WritingWith bool
 	// Embedded says that the database lives in this process: statements are
 	// kept prepared, transactions are not bounded in time, every write passes
 	// the committer.

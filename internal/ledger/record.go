@@ -77,12 +77,6 @@ func (s sealed) row(leaf int64) []any {
 	return []any{leaf, deployment, n, string(e.Kind), e.Step, name, uid, e.At.UnixMicro(), s.salt, s.record}
 }
 
-const entryColumns = 10
-
-func intoEntry() string {
-	return "INSERT INTO entry (leaf, deployment_id, n, kind, step, actor_name, actor_uid, at, salt, record)"
-}
-
 // number gives entries their place in a deployment's log and seals them.
 func number(entries []backstay.Entry, deployment string, after, epoch int64, now time.Time) ([]sealed, error) {
 	all := make([]sealed, len(entries))

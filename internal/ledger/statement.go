@@ -116,19 +116,15 @@ func (t *txn) learn(ctx context.Context) {
 	t.new = nil
 }
 
-// insertMany inserts rows with as few statements as a handful of statement
-// shapes allows: 32, 16, 8, 4, 2 or 1 rows each.
-func insertMany(ctx context.Context, q querier, into string, columns int, rows [][]any) error {
+// mostRows is how many rows one statement inserts: it bounds the number of
+// statement shapes that are kept prepared.
+const mostRows = 32
+
+// insertMany inserts rows with as few statements as that allows.
+func insertMany(ctx context.Context, q querier, into string, rows [][]any) error {
 	for len(rows) > 0 {
-		n := 32
-		for n > len(rows) {
-			n /= 2
-		}
-		args := make([]any, 0, n*columns)
-		for _, row := range rows[:n] {
-			args = append(args, row...)
-		}
-		if _, err := q.ExecContext(ctx, into+" VALUES "+places(n, columns), args...); err != nil {
+		n := min(len(rows), mostRows)
+		if _, err := q.ExecContext(ctx, into+" VALUES "+places(1, n, len(rows[0])), flat(rows[:n])...); err != nil {
 			return err
 		}
 		rows = rows[n:]
@@ -136,8 +132,16 @@ func insertMany(ctx context.Context, q querier, into string, columns int, rows [
 	return nil
 }
 
-// places is "($1, $2), ($3, $4)" for two rows of two columns.
-func places(rows, columns int) string {
+func flat(rows [][]any) []any {
+	var args []any
+	for _, row := range rows {
+		args = append(args, row...)
+	}
+	return args
+}
+
+// places is "($1, $2), ($3, $4)" for two rows of two columns from parameter 1.
+func places(first, rows, columns int) string {
 	var b strings.Builder
 	for i := range rows * columns {
 		switch {
@@ -148,7 +152,7 @@ func places(rows, columns int) string {
 		default:
 			b.WriteString(", ")
 		}
-		b.WriteString("$" + strconv.Itoa(i+1))
+		b.WriteString("$" + strconv.Itoa(first+i))
 	}
 	return b.String() + ")"
 }

@@ -25,6 +25,8 @@ type scenario struct {
 	revert bool
 	// theirs are the cells an outsider may write, with what it leaves there.
 	theirs []fault
+	// untilEnd stops a run at its first end: nobody recovers, retries or signs.
+	untilEnd bool
 }
 
 func seconds(n int) backstay.Duration { return backstay.Duration(time.Duration(n) * time.Second) }

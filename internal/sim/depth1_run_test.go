@@ -296,6 +296,9 @@ func (x *run) collect(ctx context.Context) {
 		return
 	}
 	x.end = x.row.State
+	if x.sc.untilEnd {
+		return
+	}
 	x.w.faults = newFaults(nil)
 	if err := x.follow(ctx, nil); err != nil && x.end != backstay.Held {
 		x.violate("I10: a second recovery: %v", err)

@@ -127,3 +127,38 @@ func enumerateScenario(t *testing.T, sc scenario, stride, offset int) tally {
 
 // runsPerLab bounds how large the ledger of a lab grows.
 const runsPerLab = 100
+
+// TestRegressions plays the cases that once found a bug in the engine, for ever.
+func TestRegressions(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ plan, fault, bug string }{
+		{"command-outsider", "", "a step that was not undone because of drift in its way was held with undo_failed"},
+		{"bake-fails", "observe-err@observe/b#6", "the same, behind something that could not be read"},
+		{"keeper-fails", "unread@observe/b#6", "a key unreadable at the last look had no next command, and the cause undo_failed"},
+		{"parallel-join-fails", "outside(/srv/site/index=theirs)@fp:compensation.before/q#1", "an outsider's change during an undo was held as undo_failed instead of kept"},
+		{"linear-fails", "outside(/srv/site/log=theirs)@undo/a#1", "the same, of a part that the undo had nothing to do with"},
+		{"shared-fails", "outside(/srv/site/conf=theirs)@undo.w1/tree#1", "the same, of a part that a later step had"},
+		{"pivot", "outside(/etc/shop.conf=theirs)@do/a#1", "a step refused twice past the point of no return made every recovery fail"},
+		{"pivot-after-fails", "unread@observe/z#6", "the same, unreadable before another try"},
+		{"revert", "outside(run:pool=theirs)@fp:do.after/revert-b#1", "a revert by command was committed without reading as the state to bring back"},
+		{"commands", "lost@do/probed#1", "a probed step was tried again after a lost answer without asking its probe"},
+		{"commands-fail", "lost@do/probed#*", "the same, each time"},
+		{"revert-fails", "part@do/revert-b#1", "what a failed undo command had left was taken for an outsider's when it was tried again"},
+	} {
+		t.Run(tc.plan+" "+tc.fault, func(t *testing.T) {
+			t.Parallel()
+			sc, known := scenarioNamed(tc.plan)
+			script, err := parseFaults(tc.fault)
+			if !known || err != nil {
+				t.Fatalf("no such case (%v)", err)
+			}
+			r := play(t, sc, script)
+			if len(r.unfired) > 0 {
+				t.Errorf("%v came too late: the case no longer says anything", r.unfired)
+			}
+			for _, v := range r.violations {
+				t.Errorf("%s: %s", tc.bug, v)
+			}
+		})
+	}
+}

@@ -34,13 +34,13 @@ type book struct {
 	store *ledger.Store
 
 	mu         sync.Mutex
-	read       []backstay.Entry            // what the ledger itself showed last
+	read       map[string][]backstay.Entry // what the ledger itself showed last, by deployment
 	acked      map[string][]backstay.Entry // by deployment
 	violations []string
 }
 
 func newBook(w *world, store *ledger.Store) *book {
-	return &book{w: w, store: store, acked: map[string][]backstay.Entry{}}
+	return &book{w: w, store: store, acked: map[string][]backstay.Entry{}, read: map[string][]backstay.Entry{}}
 }
 
 func (b *book) violate(format string, args ...any) {
@@ -106,23 +106,29 @@ func (b *book) mustHaveIntent(ctx context.Context, c backstay.Call, cell string)
 	b.violate("I6: step %s writes %s without a durable before-image of it", c.Step.ID, cell)
 }
 
-// now asks the ledger itself for the deployment's entries. It only grows, so it
-// is not asked again while nothing more was acknowledged.
+// now asks the ledger itself for the deployment's entries, unless it holds no
+// more than was shown already: what it has acknowledged it keeps.
 func (b *book) now(ctx context.Context, deployment string) ([]backstay.Entry, error) {
 	b.mu.Lock()
-	known, acked := b.read, len(b.acked[deployment])
+	known, acked := b.read[deployment], len(b.acked[deployment])
 	b.mu.Unlock()
-	if len(known) >= acked && len(known) > 0 && known[0].Deployment == deployment {
+	if len(known) > 0 && len(known) >= acked {
 		return known, nil
 	}
-	if len(known) > 0 && known[0].Deployment != deployment {
-		known = nil
-	}
+	return b.ask(ctx, deployment)
+}
+
+// ask reads what the ledger has beyond what it has shown before.
+func (b *book) ask(ctx context.Context, deployment string) ([]backstay.Entry, error) {
+	b.mu.Lock()
+	known := b.read[deployment]
+	b.mu.Unlock()
 	more, err := b.store.Entries(context.WithoutCancel(ctx), deployment, int64(len(known)))
+	all := slices.Concat(known, more)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.read = slices.Concat(known, more)
-	return b.read, err
+	b.read[deployment] = all
+	return all, err
 }
 
 // covers reports whether the intent's before-image has a key that the cell is
@@ -271,4 +277,10 @@ func (d *desk) Record(ctx context.Context, e backstay.Entry) (ledger.Head, error
 		return ledger.Head{}, err
 	}
 	return d.Store.Record(ctx, e)
+}
+
+// Entries reads from the ledger only what it has not shown before.
+func (d *desk) Entries(ctx context.Context, id string, afterN int64) ([]backstay.Entry, error) {
+	all, err := d.p.book.ask(ctx, id)
+	return slices.Clone(all[min(int(afterN), len(all)):]), err
 }

@@ -120,9 +120,9 @@ func (d *Driver) Observe(ctx context.Context, call backstay.Call) (backstay.Imag
 		}
 		image[backstay.Key("file:"+p)] = state
 	}
-	key := keyOf(call.Step.ID)
+	key, has := ownKey(call.Step)
 	switch {
-	case !slices.Contains(call.Step.Keys, key):
+	case !has:
 	case b.Read == nil:
 		image[key] = backstay.ResourceState{Opaque: true}
 	default:

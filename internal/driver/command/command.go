@@ -26,6 +26,7 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/backstay-dev/backstay"
@@ -165,3 +166,14 @@ func decode(step backstay.Step) (body, error) {
 }
 
 func keyOf(id string) backstay.Key { return backstay.Key("run:" + id) }
+
+// ownKey is the key that stands for what lies outside the touched paths. It is
+// looked for, not made: a step that takes another one back has a name of its
+// own and that one's keys.
+func ownKey(step backstay.Step) (backstay.Key, bool) {
+	i := slices.IndexFunc(step.Keys, func(k backstay.Key) bool { return k.Kind() == "run" })
+	if i < 0 {
+		return "", false
+	}
+	return step.Keys[i], true
+}

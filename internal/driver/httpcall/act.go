@@ -55,7 +55,12 @@ func (d *Driver) Observe(ctx context.Context, call backstay.Call) (backstay.Imag
 	if err != nil {
 		return nil, err
 	}
-	key := keyOf(call.Step.ID)
+	if len(call.Step.Keys) != 1 {
+		return nil, fmt.Errorf("look at http step %s: it has %d keys, not 1", call.Step.ID, len(call.Step.Keys))
+	}
+	// Not made of the step's name: a step that takes another one back has a
+	// name of its own and that one's key.
+	key := call.Step.Keys[0]
 	switch {
 	case b.Read == nil && call.Step.Class == backstay.Exact:
 		return backstay.Image{key: {}}, nil

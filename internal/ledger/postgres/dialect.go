@@ -22,11 +22,12 @@ func dialect() ledger.Dialect {
 		Name:   "postgres",
 		Schema: []string{schema1},
 		// One number for all ledgers: only the first start ever waits for it.
-		Exclusive:  "SELECT pg_advisory_xact_lock(7223086912746578)",
-		Now:        "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-		ForUpdate:  " FOR UPDATE",
-		SkipLocked: " FOR UPDATE SKIP LOCKED",
-		Classify:   classify,
+		Exclusive:   "SELECT pg_advisory_xact_lock(7223086912746578)",
+		Now:         "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+		ForUpdate:   " FOR UPDATE",
+		SkipLocked:  " FOR UPDATE SKIP LOCKED",
+		WritingWith: true,
+		Classify:    classify,
 	}
 }
 
