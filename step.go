@@ -55,7 +55,7 @@ const (
 
 // Key names one resource, "kind:name", in one spelling only: paths are clean
 // and their parents resolved, so that equal resources have equal keys: "file:/etc/shop.conf", "service:web",
-// "run:warm-cache". Keys are what deployments lock and what images describe.
+// "run:shop/warm-cache". Keys are what deployments lock and what images describe.
 type Key string
 
 // Kind is the part of the key before the first colon.

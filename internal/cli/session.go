@@ -186,6 +186,9 @@ func (s *session) recordRefusal(ctx context.Context, release string, cause error
 		return cause
 	}
 	body := backstay.RefusedBody{What: refused.What, Release: release, Error: cause.Error()}
+	if refused.Err != nil {
+		body.Error = refused.Err.Error() // What is a field of its own
+	}
 	for _, p := range refused.Problems {
 		p.Source = "" // the line could hold what does not belong into the ledger
 		body.Problems = append(body.Problems, p)

@@ -357,7 +357,7 @@ func (r *runner) flush(ctx context.Context) {
 		}
 	}
 	r.blobs.mu.Lock()
-	_, err := r.e.store.Append(context.WithoutCancel(ctx), &r.lease, ledger.Update{
+	ack, err := r.e.store.Append(context.WithoutCancel(ctx), &r.lease, ledger.Update{
 		Entries: r.pending, State: r.progress.State, Consumed: r.consumed, Blobs: r.blobs.buffer,
 		Resources: r.resources, Timings: r.timings, Disown: r.progress.State.Settled(),
 	})
@@ -377,6 +377,10 @@ func (r *runner) flush(ctx context.Context) {
 	r.then, r.queued, r.overdue = nil, map[string]bool{}, false
 	for _, act := range then {
 		act()
+	}
+	if ack.Signals && !r.progress.State.Settled() {
+		// Somebody's word is waiting: it must not be overtaken by the next step.
+		r.pollSignals(ctx)
 	}
 	r.publish("")
 }

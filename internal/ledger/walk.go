@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -67,9 +68,12 @@ func (s *Store) leaves(ctx context.Context, q Query, after int64, limit int) ([]
 	if !q.Until.IsZero() {
 		c.add("at < ?", q.Until.UnixMicro())
 	}
-	query := "SELECT leaf, salt, record FROM entry " + c.where() + " ORDER BY leaf LIMIT " + strconv.Itoa(limit)
+	query := "SELECT " + leafColumns + " FROM entry " + c.where() + " ORDER BY leaf LIMIT " + strconv.Itoa(limit)
 	return scanLeaves(s.backend.Read.QueryContext(ctx, query, c.args...))
 }
+
+// leafColumns are what scanLeaves scans.
+const leafColumns = "leaf, salt, record, COALESCE(deployment_id, ''), COALESCE(n, 0), kind, step, actor_name, actor_uid, at"
 
 func scanLeaves(rows *sql.Rows, err error) ([]Leaf, error) {
 	if err != nil {
@@ -79,9 +83,13 @@ func scanLeaves(rows *sql.Rows, err error) ([]Leaf, error) {
 	var all []Leaf
 	for rows.Next() {
 		var l Leaf
-		if err := rows.Scan(&l.Index, &l.Salt, &l.Record); err != nil {
+		var c Columns
+		var at int64
+		if err := rows.Scan(&l.Index, &l.Salt, &l.Record, &c.Deployment, &c.N, &c.Kind, &c.Step, &c.ActorName, &c.ActorUID, &at); err != nil {
 			return nil, err
 		}
+		c.At = time.UnixMicro(at).UTC()
+		l.Columns = &c
 		if e, err := DecodeRecord(l.Record); err == nil {
 			l.Entry = e
 		}
@@ -96,7 +104,7 @@ func scanLeaves(rows *sql.Rows, err error) ([]Leaf, error) {
 func (s *Store) Entries(ctx context.Context, id string, afterN int64) ([]backstay.Entry, error) {
 	var all []backstay.Entry
 	for n := afterN; ; {
-		const query = "SELECT leaf, salt, record FROM entry WHERE deployment_id = $1 AND n > $2 ORDER BY n LIMIT $3"
+		const query = "SELECT " + leafColumns + " FROM entry WHERE deployment_id = $1 AND n > $2 ORDER BY n LIMIT $3"
 		leaves, err := scanLeaves(s.backend.Read.QueryContext(ctx, query, id, n, page))
 		if err != nil {
 			return nil, s.reading("read entries of", id, err)

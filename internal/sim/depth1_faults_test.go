@@ -94,7 +94,16 @@ type faults struct {
 	script []fault
 	fired  []bool
 	counts map[string]int
-	trace  []string // every pass, as point#n
+	trace  []string // every pass, as point#n, and changed between them
+}
+
+// changed is the mark in a trace that the world or the ledger changed.
+const changed = "~"
+
+func (f *faults) mark() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.trace = append(f.trace, changed)
 }
 
 func newFaults(script []fault) *faults {
@@ -163,20 +172,31 @@ func enumerate(trace []string, cells []fault) []fault {
 		}
 	}
 	first := map[string]bool{}
+	fresh := true
 	for _, pass := range trace {
+		if pass == changed {
+			fresh = true
+			continue
+		}
 		point, nth, _ := strings.Cut(pass, "#")
 		n, err := strconv.Atoi(nth)
 		if err != nil {
 			panic("sim: broken trace: " + pass)
 		}
-		add(point, n, actCrash)
 		kind, _, _ := strings.Cut(point, "/")
-		atWrite := slices.Contains([]string{"create", "create.end", "append", "append.end", "claim", "claim.end"}, kind)
-		if !atWrite {
-			add(point, n, actAbort)
+		engines := strings.HasPrefix(kind, "fp:")
+		ledgers := slices.Contains([]string{"create", "create.end", "append", "append.end", "claim", "claim.end"}, kind)
+		if fresh || engines {
+			add(point, n, actCrash)
+			fresh = false
 		}
-		if !atWrite && (!strings.HasPrefix(point, "fp:") || point == "fp:create.before/") {
-			add(point, n, actStop)
+		if !ledgers && kind != "observed" {
+			add(point, n, actAbort)
+			if !engines {
+				add(point, n, actStop)
+			}
+		}
+		if !ledgers && !engines || point == "fp:create.before/" {
 			for _, c := range cells {
 				c.Point, c.N = point, n
 				all = append(all, c)

@@ -297,6 +297,27 @@ func (h *history) decisions() {
 		h.violate("I13: aborted, and no signal is in the ledger")
 	}
 	h.failuresRecorded()
+	h.signalsAnswered()
+}
+
+// signalsAnswered: what a person sent while the deployment was under way is
+// answered in the ledger, accepted or refused. (The last transaction cannot
+// answer what came while it was written.)
+func (h *history) signalsAnswered() {
+	last := 0
+	for _, e := range h.journal {
+		last = max(last, e.Batch)
+	}
+	for i, e := range h.journal {
+		if e.Kind != "signal" || e.Step != "abort" {
+			continue
+		}
+		next := slices.IndexFunc(h.journal[i:], func(e event) bool { return e.Kind == "entry" })
+		answered := h.had(func(e event) bool { return e.Kind == "entry" && e.Entry.Kind == backstay.EntrySignal })
+		if next >= 0 && h.journal[i+next].Batch < last && !answered {
+			h.violate("I13: an abort was sent and never answered")
+		}
+	}
 }
 
 // failuresRecorded: an error that a do returned to a living process is in an

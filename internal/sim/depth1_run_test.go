@@ -167,7 +167,7 @@ func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	interrupt := make(chan struct{}, 1)
 	p := &process{w: x.w, book: x.book, n: n, kill: cancel, retry: x.retry}
-	p.abort = func() { x.signal(ctx, ledger.Signal{ID: "abort", Kind: engine.SignalAbort, Reason: "on purpose"}) }
+	p.abort = func() bool { return x.signal(ctx, ledger.Signal{ID: "abort", Kind: engine.SignalAbort, Reason: "on purpose"}) }
 	p.stop = func() {
 		select {
 		case interrupt <- struct{}{}:
@@ -182,12 +182,13 @@ func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 }
 
 // signal sends what a person asks; one that comes too early or too late is lost.
-func (x *run) signal(ctx context.Context, s ledger.Signal) {
+func (x *run) signal(ctx context.Context, s ledger.Signal) (sent bool) {
 	s.Actor = backstay.Actor{UID: 1001, Name: "grace", Host: "here"}
 	err := x.store.Signal(context.WithoutCancel(ctx), x.id, s)
 	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		x.book.violate("send %s: %v", s.Kind, err)
 	}
+	return err == nil
 }
 
 // people look at the deployment now and then and answer when it holds.

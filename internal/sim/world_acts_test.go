@@ -27,8 +27,9 @@ type process struct {
 	dead atomic.Bool
 	// kill ends the context of a process that died, so that it stops waiting.
 	kill context.CancelFunc
-	// abort asks for an orderly rollback through the ledger, stop by Ctrl-C.
-	abort func()
+	// abort asks for an orderly rollback through the ledger and reports whether
+	// there was a deployment to ask; stop asks by Ctrl-C.
+	abort func() bool
 	stop  func()
 
 	ctx         context.Context
@@ -54,8 +55,9 @@ func (p *process) at(label string) (hits, error) {
 		case actOutside:
 			p.w.put(event{Kind: "outsider"}, f.Cell, f.Value)
 		case actAbort:
-			p.w.note(event{Kind: "signal", Step: "abort"})
-			p.abort()
+			if p.abort() {
+				p.w.note(event{Kind: "signal", Step: "abort"})
+			}
 		case actStop:
 			p.w.note(event{Kind: "signal", Step: "stop"})
 			p.stop()
@@ -176,6 +178,7 @@ func (a *act) write(ctx context.Context, n int) error {
 		a.p.book.mustHaveIntent(ctx, a.c, ch.cell())
 		a.p.w.put(event{Kind: "write", Step: a.c.Step.ID, Proc: a.p.n, Epoch: a.c.Token.Epoch, Back: a.back}, ch.cell(), ch.To)
 		a.p.w.count(a, i+1)
+		a.p.w.faults.mark()
 	}
 	return nil
 }
@@ -261,6 +264,7 @@ func (p *process) Do(ctx context.Context, c backstay.Call) (backstay.Result, err
 	known := c.Step.Kind == kindKeyed && p.w.seen[c.IdempotencyKey]
 	if c.Step.Kind == kindKeeper {
 		p.w.kept[c.Step.ID] = true
+		p.w.faults.mark()
 	}
 	p.w.mu.Unlock()
 	if known {
@@ -364,6 +368,7 @@ func (p *process) Settle(_ context.Context, c backstay.Call) error {
 	p.w.mu.Lock()
 	delete(p.w.kept, c.Step.ID)
 	p.w.mu.Unlock()
+	p.w.faults.mark()
 	_, err = p.at("settled/" + c.Step.ID)
 	return err
 }

@@ -36,6 +36,7 @@ type book struct {
 	mu         sync.Mutex
 	read       map[string][]backstay.Entry // what the ledger itself showed last, by deployment
 	acked      map[string][]backstay.Entry // by deployment
+	batches    int
 	violations []string
 }
 
@@ -51,8 +52,13 @@ func (b *book) violate(format string, args ...any) {
 
 // record keeps what was acknowledged. The journal gets each entry in its place.
 func (b *book) record(deployment string, proc int, entries []backstay.Entry) {
+	b.w.faults.mark()
+	b.mu.Lock()
+	b.batches++
+	batch := b.batches
+	b.mu.Unlock()
 	for _, e := range entries {
-		line := event{Kind: "entry", Step: e.Step, Proc: proc, Entry: &e}
+		line := event{Kind: "entry", Step: e.Step, Proc: proc, Entry: &e, Batch: batch}
 		if e.Kind == backstay.EntryTransition {
 			line.Cells = b.w.snapshot()
 		}

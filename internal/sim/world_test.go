@@ -50,6 +50,8 @@ type event struct {
 	// Cells is the state at a read and at a commit.
 	Cells map[string]string
 	Entry *backstay.Entry
+	// Batch numbers the transaction of the ledger that an entry came with.
+	Batch int
 }
 
 func newWorld(cells map[string]string, opaque map[backstay.Key]bool, f *faults) *world {

@@ -65,7 +65,7 @@ func classify(op, path string, err error) error {
 	case errors.As(err, &known) && known.Class != "":
 		out.Class = known.Class // it knows better, its hint too
 	case errors.As(err, &unrestorable):
-		out.Subject = ""
+		out.Op, out.Subject = "", "" // its message says it all
 		out.Hint = "name smaller paths, or leave these files out"
 	case errors.Is(err, errChanged):
 		out.Class = backstay.Transient

@@ -165,7 +165,9 @@ func decode(step backstay.Step) (body, error) {
 	return b, nil
 }
 
-func keyOf(id string) backstay.Key { return backstay.Key("run:" + id) }
+// keyOf names what a step does outside its touched paths. The release is part
+// of it: two releases may each have a step of the same name.
+func keyOf(release, id string) backstay.Key { return backstay.Key("run:" + release + "/" + id) }
 
 // ownKey is the key that stands for what lies outside the touched paths. It is
 // looked for, not made: a step that takes another one back has a name of its

@@ -42,14 +42,14 @@ func TestPromise(t *testing.T) {
 		config map[string]any
 		want   promise
 	}{
-		{"undo", map[string]any{"undo": "true"}, promise{backstay.Compensated, backstay.AtMostOnce, []backstay.Key{"run:warm"}, false, true, false}},
-		{"undo and probe", map[string]any{"undo": "true", "probe": "true"}, promise{backstay.Compensated, backstay.Probed, []backstay.Key{"run:warm"}, false, true, false}},
-		{"undo and read", map[string]any{"undo": "true", "read": "true"}, promise{backstay.Equivalent, backstay.Probed, []backstay.Key{"run:warm"}, false, true, true}},
-		{"idempotent", map[string]any{"undo": "true", "idempotent": true}, promise{backstay.Compensated, backstay.Idempotent, []backstay.Key{"run:warm"}, false, true, false}},
+		{"undo", map[string]any{"undo": "true"}, promise{backstay.Compensated, backstay.AtMostOnce, []backstay.Key{"run:shop/warm"}, false, true, false}},
+		{"undo and probe", map[string]any{"undo": "true", "probe": "true"}, promise{backstay.Compensated, backstay.Probed, []backstay.Key{"run:shop/warm"}, false, true, false}},
+		{"undo and read", map[string]any{"undo": "true", "read": "true"}, promise{backstay.Equivalent, backstay.Probed, []backstay.Key{"run:shop/warm"}, false, true, true}},
+		{"idempotent", map[string]any{"undo": "true", "idempotent": true}, promise{backstay.Compensated, backstay.Idempotent, []backstay.Key{"run:shop/warm"}, false, true, false}},
 		{"touches", map[string]any{"touches": []string{w.dir}}, promise{backstay.Exact, backstay.Probed, []backstay.Key{touched}, true, true, true}},
-		{"touches and undo", map[string]any{"touches": []string{w.dir}, "undo": "true"}, promise{backstay.Compensated, backstay.Probed, []backstay.Key{touched, "run:warm"}, true, true, false}},
-		{"touches, undo and read", map[string]any{"touches": []string{w.dir}, "undo": "true", "read": "true"}, promise{backstay.Equivalent, backstay.Probed, []backstay.Key{touched, "run:warm"}, true, true, true}},
-		{"irreversible", map[string]any{"irreversible": "mails"}, promise{backstay.Irreversible, backstay.AtMostOnce, []backstay.Key{"run:warm"}, false, false, false}},
+		{"touches and undo", map[string]any{"touches": []string{w.dir}, "undo": "true"}, promise{backstay.Compensated, backstay.Probed, []backstay.Key{touched, "run:shop/warm"}, true, true, false}},
+		{"touches, undo and read", map[string]any{"touches": []string{w.dir}, "undo": "true", "read": "true"}, promise{backstay.Equivalent, backstay.Probed, []backstay.Key{touched, "run:shop/warm"}, true, true, true}},
+		{"irreversible", map[string]any{"irreversible": "mails"}, promise{backstay.Irreversible, backstay.AtMostOnce, []backstay.Key{"run:shop/warm"}, false, false, false}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -308,7 +308,7 @@ func TestReadIsBoundedAndHonest(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			tr := w.trial(t, map[string]any{"run": "true", "undo": "true", "read": tt.read, "env": map[string]string{"TOKEN": "secret:env/TOKEN"}})
-			state := tr.Observe(t, false)["run:warm"]
+			state := tr.Observe(t, false)["run:shop/warm"]
 			if got := string(state.Parts[""]); got != tt.want {
 				t.Errorf("value %s, want %s", got, tt.want)
 			}

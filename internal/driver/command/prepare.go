@@ -102,7 +102,7 @@ func (p *preparer) promise(c stepConfig, b body) backstay.Prepared {
 	// The key of the step itself stands for what lies outside the paths. A
 	// step that only touches paths has nothing there.
 	if len(b.Touches) == 0 || c.Undo != nil || c.Read != nil {
-		out.Keys = append(out.Keys, keyOf(p.req.ID))
+		out.Keys = append(out.Keys, keyOf(p.req.Release, p.req.ID))
 	}
 	switch {
 	case c.Irreversible != "":

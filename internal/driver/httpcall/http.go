@@ -205,7 +205,7 @@ func decode(step backstay.Step) (body, error) {
 	return b, nil
 }
 
-func keyOf(id string) backstay.Key { return backstay.Key("http:" + id) }
+func keyOf(release, id string) backstay.Key { return backstay.Key("http:" + release + "/" + id) }
 
 // safe reports a method that changes nothing.
 func safe(method string) bool { return method == http.MethodGet || method == http.MethodHead }

@@ -106,7 +106,7 @@ func (p *preparer) rules(c callConfig, b body) {
 func (p *preparer) promise(c callConfig, b body) backstay.Prepared {
 	timeout := orDefault(p.req.Timeout, attempts*b.Do.Timeout)
 	out := backstay.Prepared{
-		Body: backstay.Canonical(b), Keys: []backstay.Key{keyOf(p.req.ID)}, Fence: backstay.Leased, Window: timeout,
+		Body: backstay.Canonical(b), Keys: []backstay.Key{keyOf(p.req.Release, p.req.ID)}, Fence: backstay.Leased, Window: timeout,
 		Timeout: timeout, UndoTimeout: orDefault(p.req.UndoTimeout, attempts*b.Do.Timeout),
 		HasUndo: c.Irreversible == "", Irreversible: c.Irreversible, Summary: b.Do.String(),
 	}
