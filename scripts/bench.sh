@@ -15,11 +15,6 @@ spec() {
 	printf 'backstay: v1\nrelease: bench\nversion: "1"\nsteps:\n'
 	for ((i = 0; i < $1; i++)); do printf '  - {name: s%d, run: [/bin/true], undo: [/bin/true]}\n' "$i"; done
 }
-# files STEPS: a plan of small files.
-files() {
-	printf 'backstay: v1\nrelease: bench\nversion: "1"\nsteps:\n'
-	for ((i = 0; i < $1; i++)); do printf '  - {name: s%d, file: {path: %s/out/f%d, content: "x"}}\n' "$i" "$work" "$i"; done
-}
 now() { date +%s%N; }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
@@ -45,9 +40,11 @@ spec 5000 > many.yaml
 
 echo "# fsyncs"
 if command -v strace > /dev/null; then
-	mkdir out
-	# file of 20 steps less file of 10: what start and end cost drops out
-	count() { strace -f -qq -e trace=fsync,fdatasync -o "$work/trace" "$backstay" deploy -f "$1" --state "$2" > /dev/null 2>&1; grep -c "ledger.db" "$work/trace.fds" 2> /dev/null || grep -cE 'f(data)?sync\(' "$work/trace"; }
+	# A plan of 120 steps less one of 20: what start and end cost drops out.
+	count() {
+		strace -f -qq -e trace=fsync,fdatasync -o "$work/trace" "$backstay" deploy -f "$1" --state "$2" > /dev/null 2>&1
+		grep -cE 'f(data)?sync\(' "$work/trace"
+	}
 	spec 20 > twenty.yaml
 	spec 120 > hundred.yaml
 	few=$(count twenty.yaml "$work/f20")
@@ -56,3 +53,44 @@ if command -v strace > /dev/null; then
 else
 	echo "fsyncs a step: not measured, strace is not installed"
 fi
+
+echo "# take-over after kill -9"
+cat > slow.yaml <<'Y'
+backstay: v1
+release: slow
+version: "1"
+steps:
+  - {name: s, run: sleep 60, undo: "true"}
+Y
+for lease in 2 5; do
+	for n in 1 2 3; do
+		state=$work/take-$lease-$n
+		"$backstay" deploy -f slow.yaml --state "$state" --lease "${lease}s" > /dev/null 2>&1 &
+		deploy=$!
+		until "$backstay" status --state "$state" 2> /dev/null | grep -q running; do :; done
+		"$backstay" agent --state "$state" --lease "${lease}s" > /dev/null 2>&1 &
+		agent=$!
+		sleep 1
+		a=$(now)
+		kill -9 "$deploy"
+		wait "$deploy" 2> /dev/null || true
+		until "$backstay" audit log --state "$state" 2> /dev/null | grep -q 'rolled_back\|rolled back'; do :; done
+		b=$(now)
+		echo $(((b - a) / 1000000))
+		kill "$agent"
+		wait "$agent" || true
+	done | median | awk -v l="$lease" '{ printf "%.2f leases (%.1f s): kill -9 of the driver until an agent has rolled back, lease %d s, median of 3\n", $1 / 1000 / l, $1 / 1000, l }'
+done
+
+echo "# ledgers of 10 thousand and 1 million entries"
+cd "$OLDPWD"
+for entries in 10000 1000000; do
+	state=$work/grown-$entries
+	go test -count=1 -timeout 20m -run '^TestGrow$' ./internal/sim/grow -grow.dir="$state" -grow.entries=$entries > /dev/null
+	"$backstay" audit checkpoint --state "$state" > /dev/null
+	for verb in version status history 'audit verify'; do
+		# shellcheck disable=SC2086 # a verb of two words
+		/usr/bin/env time -f "%e s, %M KiB: $verb, $entries entries" "$backstay" $verb --state "$state" > /dev/null
+	done
+	du -m "$state/ledger.db" | awk '{ print $1 " MB on disk" }'
+done

@@ -35,8 +35,12 @@ func (o Options) Resolve() (Options, error) {
 	if o.Margin == 0 {
 		o.Margin = o.TTL / 5
 	}
-	if o.TTL < 10*time.Millisecond || o.Margin < 0 || o.Margin >= o.TTL/2 {
-		return o, fmt.Errorf("lease of %v with a margin of %v: the margin must be less than half of the lease, and the lease at least 10ms", o.TTL, o.Margin)
+	// A lease without an end would keep a dead node's deployments from others.
+	if o.TTL < 10*time.Millisecond || o.TTL > time.Hour {
+		return o, fmt.Errorf("lease of %v: want 10ms to 1h", o.TTL)
+	}
+	if o.Margin < 0 || o.Margin >= o.TTL/2 {
+		return o, fmt.Errorf("lease of %v with a margin of %v: the margin must be less than half of the lease", o.TTL, o.Margin)
 	}
 	if o.Clock == nil {
 		clock, err := newHostClock()

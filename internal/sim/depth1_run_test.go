@@ -167,7 +167,9 @@ func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	interrupt := make(chan struct{}, 1)
 	p := &process{w: x.w, book: x.book, n: n, kill: cancel, retry: x.retry}
-	p.abort = func() bool { return x.signal(ctx, ledger.Signal{ID: "abort", Kind: engine.SignalAbort, Reason: "on purpose"}) }
+	p.abort = func() bool {
+		return x.signal(ctx, ledger.Signal{ID: "abort", Kind: engine.SignalAbort, Reason: "on purpose"})
+	}
 	p.stop = func() {
 		select {
 		case interrupt <- struct{}{}:

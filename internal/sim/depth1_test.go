@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -68,10 +69,13 @@ func TestDepth1(t *testing.T) {
 	if *fullFlag || os.Getenv("BACKSTAY_REAL") == "1" {
 		stride = 1
 	}
+	// A run makes little garbage that lives and much that does not.
+	gc := debug.SetGCPercent(400)
 	var mu sync.Mutex
 	total := tally{ends: map[string]int{}}
 	began := time.Now()
 	t.Cleanup(func() {
+		debug.SetGCPercent(gc)
 		t.Logf("%d plans, %d points, %d faults, %d runs (stride %d) in %v; %d faults came too late to happen; %d runs failed; ends %v",
 			len(scenarios()), total.points, total.faults, total.runs, stride, time.Since(began).Round(time.Millisecond), total.idle, total.failed, total.ends)
 	})
