@@ -185,6 +185,19 @@ func (c *call) agent(ctx context.Context, parallel int) error {
 	if parallel < 1 {
 		return usagef("--parallel %d: want at least 1", parallel)
 	}
+	for {
+		err := c.agentNode(ctx, parallel)
+		if !errors.Is(err, ledger.ErrLapsed) {
+			return err
+		}
+		// It slept past its lease and others took over. A node that is declared
+		// dead stays dead; this process goes on as a new one.
+		c.progress("%s; going on as a new node", err)
+	}
+}
+
+// agentNode is one life of an agent: as one node of the ledger.
+func (c *call) agentNode(ctx context.Context, parallel int) error {
 	s, err := c.open(ctx)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -23,7 +24,9 @@ type AgentOptions struct {
 }
 
 // Agent claims unowned unsettled deployments and drives them, until ctx ends.
-// Deployments under way then are left as they are, for the next owner.
+// Deployments under way then are left as they are, for the next owner. It
+// returns ledger.ErrLapsed when another node took over from this one (it slept
+// past its lease): the store must be opened anew, as a new node.
 func (e *Engine) Agent(ctx context.Context, o AgentOptions) error {
 	if o.Parallel <= 0 {
 		o.Parallel = 50
@@ -44,6 +47,9 @@ func (e *Engine) Agent(ctx context.Context, o AgentOptions) error {
 		free := cap(slots) - len(slots)
 		if free > 0 {
 			leases, err := e.store.ClaimNext(ctx, free)
+			if errors.Is(err, ledger.ErrLapsed) {
+				return fmt.Errorf("look for work: %w", err)
+			}
 			if err != nil && ctx.Err() == nil {
 				e.opts.Log.Warn("looking for work failed", "error", err)
 			}

@@ -250,7 +250,23 @@ func retry(ctx context.Context, first time.Duration, retries int, act func() err
 		}).
 		WithBackoff(first, 20*first).WithJitterFactor(0.25).
 		WithMaxRetries(retries).ReturnLastFailure().Build()
-	return failsafe.With[any](policy).WithContext(ctx).Run(act)
+	var last error
+	err := failsafe.With[any](policy).WithContext(ctx).Run(func() error {
+		last = act()
+		return last
+	})
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	// Once ctx has ended the library may answer with ctx's bare error in place
+	// of the act's, which names the timeout.
+	if last != nil {
+		err = last
+	}
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // outcome records how the act of a step ended, by what was read, not by what

@@ -6,10 +6,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"html"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/backstay-dev/backstay"
 )
@@ -58,16 +62,81 @@ func (s *scrubber) learn(value string) {
 	defer s.mu.Unlock()
 	for _, v := range append([]string{value, strings.TrimSpace(value)}, longLines(value)...) {
 		add(v)
-		add(url.QueryEscape(v))
-		add(url.PathEscape(v))
-		if quoted, err := json.Marshal(v); err == nil {
-			add(strings.Trim(string(quoted), `"`))
+		for _, form := range encodings(v) {
+			add(form)
 		}
-		add(hex.EncodeToString([]byte(v)))
-		add(strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(v)), "="))
-		add(strings.TrimRight(base64.URLEncoding.EncodeToString([]byte(v)), "="))
 	}
 	slices.SortFunc(s.forms, func(a, b string) int { return len(b) - len(a) })
+}
+
+// encodings are the forms in which programs print a value: in a URL, in JSON
+// (with and without escapes beyond what it demands), in HTML, as hex, as base64
+// by itself and inside of something longer ("user:password" of a header).
+func encodings(v string) []string {
+	query, raw := url.QueryEscape(v), hex.EncodeToString([]byte(v))
+	all := []string{
+		query, strings.ReplaceAll(query, "+", "%20"), url.PathEscape(v), lowerEscapes(query), lowerEscapes(strings.ReplaceAll(query, "+", "%20")),
+		inJSON(v, true), inJSON(v, false), asciiOnly(inJSON(v, true)), asciiOnly(inJSON(v, false)),
+		html.EscapeString(v), strings.NewReplacer("&#34;", "&quot;", "&#39;", "&#x27;").Replace(html.EscapeString(v)),
+		raw, strings.ToUpper(raw),
+		strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(v)), "="),
+		strings.TrimRight(base64.URLEncoding.EncodeToString([]byte(v)), "="),
+	}
+	const short = 8 // shorter pieces of base64 are found in ordinary text
+	for shift := range 3 {
+		for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+			if inner := inBase64(v, shift, alphabet); len(inner) >= short {
+				all = append(all, inner)
+			}
+		}
+	}
+	return all
+}
+
+// inBase64 is what stands in base64 text for v wherever v begins shift bytes
+// after a multiple of three: without the characters that its neighbours share.
+func inBase64(v string, shift int, alphabet *base64.Encoding) string {
+	text := alphabet.EncodeToString(append(make([]byte, shift), v...))
+	first := (shift*8 + 5) / 6
+	last := (shift + len(v)) * 8 / 6
+	return text[min(first, last):last]
+}
+
+// inJSON is v as a JSON string without its quotes.
+func inJSON(v string, escapeHTML bool) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(escapeHTML)
+	if enc.Encode(v) != nil {
+		return "" // no string fails
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(b.String(), `"`), "\"\n")
+}
+
+// asciiOnly writes what is not ASCII as \u escapes, as many JSON encoders do.
+func asciiOnly(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r < utf8.RuneSelf {
+			b.WriteRune(r)
+			continue
+		}
+		for _, u := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, "\\u%04x", u)
+		}
+	}
+	return b.String()
+}
+
+// lowerEscapes turns %2F into %2f.
+func lowerEscapes(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i+1:], bytes.ToLower(b[i+1:i+3]))
+		}
+	}
+	return string(b)
 }
 
 // longLines returns the lines of a value of several lines (a key file) that
