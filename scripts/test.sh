@@ -90,6 +90,8 @@ phase lint make --no-print-directory lint
 phase "generated files" make --no-print-directory verify
 phase architecture go test -count=1 ./internal/archtest
 gotestsum=$(make --no-print-directory --silent print-gotestsum) && race_tests "$gotestsum" || fail "build gotestsum"
+# Under the race detector the enumeration of faults plays a stride; here all of it.
+phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth1' -sim.full
 phase "README's first command" scripts/readme.sh
 examples
 

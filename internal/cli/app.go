@@ -28,6 +28,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/engine"
 	"github.com/backstay-dev/backstay/internal/spec"
 )
@@ -180,13 +181,47 @@ type runner func(ctx context.Context, c *call, args []string) error
 
 // command makes a cobra command whose body runs as this call.
 func (c *call) command(use, short, long string, args cobra.PositionalArgs, run runner) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: args, DisableFlagsInUseLine: true}
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: explained(args), DisableFlagsInUseLine: true}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c.started = true
 		c.verb = strings.TrimPrefix(cmd.CommandPath(), "backstay ")
 		return run(cmd.Context(), c, args)
 	}
 	return cmd
+}
+
+// explained says of arguments that do not fit what the verb wants instead.
+func explained(args cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if args(cmd, given) == nil {
+			return nil
+		}
+		e := &backstay.Error{Op: strings.TrimPrefix(cmd.CommandPath(), "backstay "), Hint: "usage: " + cmd.CommandPath() + strings.TrimPrefix(cmd.Use, cmd.Name())}
+		switch {
+		case len(given) == 0:
+			e.Err = errors.New("something is missing after it")
+		case args(cmd, nil) == nil && args(cmd, given[:1]) != nil:
+			e.Err = fmt.Errorf("it takes no argument, and was given %q", given[0])
+			if cmd.Flags().Lookup("file") != nil {
+				e.Hint = fmt.Sprintf("name the file with -f: %s -f %s", cmd.CommandPath(), quoted(given[0]))
+			}
+		default:
+			e.Err = fmt.Errorf("%d arguments do not fit", len(given))
+		}
+		return e
+	}
+}
+
+// unknownVerb says of a verb that there is none, and which one may be meant.
+func unknownVerb(root *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	e := &backstay.Error{Err: fmt.Errorf("unknown command %q", given[0]), Hint: "list the verbs with `backstay --help`"}
+	if near := root.SuggestionsFor(given[0]); len(near) > 0 {
+		e.Hint = "did you mean `backstay " + strings.Join(near, "` or `backstay ") + "`?"
+	}
+	return e
 }
 
 // group makes a command that only holds others.
@@ -219,8 +254,10 @@ After:      backstay status · backstay rollback · backstay recover --all
 Exit codes: ` + exitCodeLine(),
 		SilenceErrors: true, SilenceUsage: true, DisableFlagsInUseLine: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
-		Args:              cobra.NoArgs,
+		Args:              unknownVerb,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return err })
 	flags := root.PersistentFlags()

@@ -124,7 +124,7 @@ func publicKeys(dir string, files []string) ([]string, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &backstay.Error{
 				Class: backstay.NotFound, Op: "find the public key", Subject: f, Err: fs.ErrNotExist,
-				Hint: "name it with --key; it is " + config.PublicFile + " in the state directory that the ledger comes from",
+				Hint: "name it with --key; it is " + config.PublicFile + " in the state directory that the ledger comes from, made there with its first checkpoint (`backstay audit checkpoint`)",
 			}
 		}
 		if err != nil {

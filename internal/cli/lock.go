@@ -81,6 +81,9 @@ func (c *call) breakLock(ctx context.Context, key, reason string) error {
 			What: "lock", Err: err, Hint: fmt.Sprintf("a lock under a live deployment is not broken; end it with `backstay rollback %s`", owned.Deployment),
 		}
 	}
+	if errors.Is(err, ledger.ErrNotFound) {
+		return &backstay.Error{Class: backstay.NotFound, Op: "break lock", Subject: key, Err: errors.New("nobody holds it"), Hint: "list the locks with `backstay lock`"}
+	}
 	if err != nil {
 		return err
 	}

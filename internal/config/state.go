@@ -182,7 +182,10 @@ func checkDir(value, from string) (string, error) {
 		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read state: %w", err)
+		return "", &backstay.RefusedError{
+			What: "state", Err: fmt.Errorf("read %s: %w", from, err),
+			Hint: "name a directory of your own with --state",
+		}
 	}
 	return dir, nil
 }

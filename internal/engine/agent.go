@@ -23,6 +23,9 @@ type AgentOptions struct {
 	Ended func(s Summary, err error)
 }
 
+// longestPause bounds the pause before a deployment is taken up again.
+const longestPause = time.Minute
+
 // Agent claims unowned unsettled deployments and drives them, until ctx ends.
 // Deployments under way then are left as they are, for the next owner. It
 // returns ledger.ErrLapsed when another node took over from this one (it slept
@@ -71,10 +74,28 @@ func (e *Engine) Agent(ctx context.Context, o AgentOptions) error {
 	}
 }
 
+// driveUnowned drives a deployment until it is settled, ctx ends, or somebody
+// else drives it. After another error it takes the deployment again: a live
+// owner that does not drive would keep everybody else from it.
 func (e *Engine) driveUnowned(ctx context.Context, lease ledger.Lease, o AgentOptions) {
 	s, err := e.drive(ctx, lease, nil, nil)
-	if err != nil && !errors.Is(err, ErrStopped) {
-		e.opts.Log.Warn("driving stopped", "deployment", lease.Deployment, "error", err)
+	for pause := o.Every; err != nil && ctx.Err() == nil && !elsewhere(err); pause = min(2*pause, longestPause) {
+		e.opts.Log.Warn("driving stopped; it is taken up again", "deployment", lease.Deployment, "error", err)
+		rest(ctx, pause+rand.N(pause/4+1)) //nolint:gosec // jitter is not a secret
+		var again ledger.Lease
+		if again, err = e.store.Claim(ctx, lease.Deployment); errors.Is(err, ledger.ErrLapsed) {
+			break // this node is done; Agent says so
+		}
+		if err == nil {
+			lease = again
+			s, err = e.drive(ctx, lease, nil, nil)
+		}
 	}
 	o.Ended(s, err)
+}
+
+// elsewhere reports whether another node drives the deployment now.
+func elsewhere(err error) bool {
+	var owned *ledger.OwnedError
+	return errors.Is(err, ledger.ErrFenced) || errors.As(err, &owned)
 }

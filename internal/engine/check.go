@@ -22,7 +22,17 @@ const checkTimeout = 30 * time.Second
 // verify reads every key back (invariant I2) and then runs the verify probes,
 // each until it passes or its time is over.
 func (r *runner) verify(acts context.Context) {
+	if r.busy(flightVerify) {
+		return
+	}
 	steps, after, err := r.applied()
+	if err != nil && isDamage(err) {
+		r.append(backstay.EntryVerdict, "", backstay.VerdictBody{
+			Check: PhaseOfVerify, Phase: PhaseOfVerify,
+			CheckResult: backstay.CheckResult{Verdict: backstay.Fail, Reason: "what a step left cannot be read back from the ledger: " + err.Error()},
+		})
+		return
+	}
 	if err != nil {
 		r.fatal = err
 		return
@@ -158,8 +168,8 @@ func (r *runner) bake(acts context.Context) {
 			return func() { r.stopFor(err) }
 		}
 		res := backstay.CheckResult{Verdict: backstay.Pass, Reason: "no bake was asked for"}
-		if left > 0 && !promoted {
-			res = r.watch(ctx, left)
+		if r.plan.Bake.For > 0 && !promoted {
+			res = r.watch(ctx, max(left, 0))
 		} else if promoted {
 			res.Reason = "promoted by an operator"
 		}
@@ -194,6 +204,17 @@ func (r *runner) watch(ctx context.Context, left time.Duration) backstay.CheckRe
 		case <-ctx.Done():
 			return backstay.CheckResult{Samples: rounds, Reason: context.Cause(ctx).Error()}
 		case <-end.C:
+			if rounds == 0 {
+				// The bake was shorter than a round, or ended while nobody
+				// watched: no data is not healthy.
+				rounds++
+				if r.round(ctx) != "" {
+					bad++
+				}
+				if ctx.Err() != nil {
+					return backstay.CheckResult{Samples: rounds, Reason: context.Cause(ctx).Error()}
+				}
+			}
 			if bad > 0 {
 				return backstay.CheckResult{Verdict: backstay.Fail, Reason: "the last round of the bake did not pass", Samples: rounds}
 			}
@@ -225,22 +246,27 @@ func (r *runner) round(ctx context.Context) string {
 // finish has a last look at every touched key and ends the rollback (or, past
 // the point of no return, the attempt) with what it read.
 func (r *runner) finish(acts context.Context, event Event) {
+	if r.busy(flightFinish) {
+		return
+	}
 	type touched struct {
 		st     backstay.Step
 		before backstay.Image
+		lost   error // why the before-image cannot be had
 	}
 	var all []touched
 	var steps []backstay.Step
 	for _, st := range r.plan.Steps {
 		sp := r.progress.Steps[st.ID]
-		if st.Hold != nil || (sp.Before == nil) {
+		if st.Hold != nil || sp.Before == nil || !sp.Touched {
 			continue
 		}
 		before, err := r.load(sp.Before)
-		if err != nil {
-			before = nil
+		if err != nil && !isDamage(err) {
+			r.fatal = err
+			return
 		}
-		all = append(all, touched{st, before})
+		all = append(all, touched{st, before, err})
 		steps = append(steps, st)
 	}
 	calls := r.callsOf(steps)
@@ -250,8 +276,21 @@ func (r *runner) finish(acts context.Context, event Event) {
 		}
 		now := r.lookAll(ctx, calls)
 		return func() {
-			var end ending
+			end := ending{failed: map[backstay.Key]string{}}
+			for _, t := range all {
+				if undo := r.progress.Steps[t.st.ID].Undo; undo != nil && undo.Result == CompensationFailed {
+					for _, k := range t.st.Keys {
+						end.failed[k] = t.st.ID
+					}
+				}
+			}
 			for i, t := range all {
+				for k, state := range now[t.st.ID] {
+					if t.lost != nil { // nothing to compare with: not guessed
+						state.Unreadable = "its before-image cannot be read: " + t.lost.Error()
+						now[t.st.ID][k] = state
+					}
+				}
 				end.add(r, t.st, t.before, now[t.st.ID], steps[:i], event == EventStick)
 			}
 			r.end(event, end)
@@ -263,6 +302,7 @@ func (r *runner) finish(acts context.Context, event Event) {
 type ending struct {
 	residue, kept []backstay.Residue
 	finals        []ledger.Resource
+	failed        map[backstay.Key]string // by key: a step whose undo failed
 }
 
 // add compares one step's keys with what was there before this deployment.
@@ -274,7 +314,9 @@ func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, ea
 		if changedLater(earlier, k) {
 			continue
 		}
-		e.finals = append(e.finals, ledger.Resource{Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: now[k]})
+		if !now[k].Opaque && now[k].Unreadable == "" {
+			e.finals = append(e.finals, ledger.Resource{Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: now[k]})
+		}
 		if before[k].Opaque || now[k].Opaque {
 			if undo == nil || undo.Result == CompensationFailed {
 				e.residue = append(e.residue, r.explain(residueOf(&st, k, before, now, r.causeOf(st.ID, stuck)), sp)...)
@@ -282,9 +324,12 @@ func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, ea
 			continue
 		}
 		list := residueOf(&st, k, before, now, r.causeOf(st.ID, stuck))
-		list = slices.DeleteFunc(list, func(res backstay.Residue) bool {
-			return res.Unknown == "" && len(withoutOthers(k, []string{res.Part}, keysOf(earlier))) == 0
-		})
+		if len(list) > 0 {
+			others := keysOf(earlier)
+			list = slices.DeleteFunc(list, func(res backstay.Residue) bool {
+				return res.Unknown == "" && len(withoutOthers(k, []string{res.Part}, others)) == 0
+			})
+		}
 		if undo != nil && undo.Result != CompensationFailed {
 			for _, res := range list {
 				if res.Unknown != "" {
@@ -293,14 +338,17 @@ func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, ea
 					e.residue = append(e.residue, r.explain([]backstay.Residue{res}, sp)...)
 					continue
 				}
+				if id, bad := e.failed[k]; bad {
+					// What a later step of ours left there is nobody else's.
+					res.Step, res.Cause = id, r.causeOf(id, stuck)
+					e.residue = append(e.residue, r.explain([]backstay.Residue{res}, r.progress.Steps[id])...)
+					continue
+				}
 				// It was put back, or told apart as an outsider's: what differs
 				// now is not ours.
 				res.Cause, res.Detail = backstay.CauseDrift, "changed by somebody else; kept"
 				e.kept = append(e.kept, res)
 			}
-			continue
-		}
-		if !sp.Touched && !stuck {
 			continue
 		}
 		e.residue = append(e.residue, r.explain(list, sp)...)
@@ -357,8 +405,11 @@ func (r *runner) end(event Event, e ending) {
 			event = EventStick
 		}
 	}
-	if event == EventStick && len(e.residue) > 0 {
-		body.Cause = e.residue[0].Cause
+	if event == EventStick {
+		body.Cause = backstay.CauseNoUndo // past the point of no return, though nothing reads differently
+		if len(e.residue) > 0 {
+			body.Cause = e.residue[0].Cause
+		}
 	}
 	r.resources = append(r.resources, e.finals...)
 	if f, within := r.progress.Failure, r.plan.Within.Std(); f != nil && within > 0 && event != EventStick {
@@ -367,6 +418,23 @@ func (r *runner) end(event Event, e ending) {
 		}
 	}
 	r.transition(event, body)
+}
+
+// leftAs is how a key that a step left in the state own is in the end, after
+// the later steps. False: a later step tells of it under its own key. A later
+// step that removed what lies above the key removed it as well.
+func leftAs(k backstay.Key, own backstay.ResourceState, later []backstay.Step, after map[string]backstay.Image) (backstay.ResourceState, bool) {
+	for _, st := range slices.Backward(later) {
+		for _, other := range st.Keys {
+			if _, covers := within(other, k); !covers {
+				continue
+			}
+			above := after[st.ID][other]
+			gone := other != k && len(above.Parts) == 0 && !above.Opaque && above.Unreadable == ""
+			return backstay.ResourceState{}, gone
+		}
+	}
+	return own, true
 }
 
 // projectResources tells the ledger's projection what the deployment left
@@ -382,9 +450,9 @@ func (r *runner) projectResources(event Event) {
 	}
 	for i, st := range steps {
 		for _, k := range st.Keys {
-			if !changedLater(steps[i+1:], k) && !after[st.ID][k].Opaque {
+			if state, tells := leftAs(k, after[st.ID][k], steps[i+1:], after); tells && !state.Opaque {
 				r.resources = append(r.resources, ledger.Resource{
-					Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: after[st.ID][k], Proven: event == EventProve,
+					Key: k, Deployment: r.lease.Deployment, Step: st.ID, State: state, Proven: event == EventProve,
 				})
 			}
 		}

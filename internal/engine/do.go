@@ -22,11 +22,14 @@ var errSibling = errors.New("cancelled because the deployment is turning around"
 func (r *runner) begin(acts context.Context, id string) {
 	st := r.core.steps[id]
 	call, rec := r.call(st, nil), &recorder{shared: r.blobs}
-	orphan := r.orphans[id]
+	orphan, failures := r.orphans[id], r.progress.Steps[id].Failures
 	r.start(acts, id, "look at "+id, true, func(ctx context.Context) func() {
 		var reapErr error
 		if orphan {
 			reapErr = r.e.actions.Reap(ctx, call)
+		}
+		if failures > 0 {
+			rest(ctx, r.e.opts.Backoff<<failures)
 		}
 		before, rec := look(ctx, r.e.actions, call, rec, true)
 		ref, refErr := rec.ref(before)
@@ -34,14 +37,30 @@ func (r *runner) begin(acts context.Context, id string) {
 	})
 }
 
+// rest waits before a step is driven forward once more; the end of ctx ends it.
+func rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// turning reports whether the deployment goes back, or is about to: nothing
+// new begins, and what is under way is cancelled. Past the point of no return
+// it goes on instead.
+func (r *runner) turning() bool {
+	return r.progress.State == backstay.RollingBack || (r.progress.Failure != nil && !r.core.pastPivot(r.progress))
+}
+
 // looked opens the intent, unless the look already says that the step must
 // not act.
 func (r *runner) looked(acts context.Context, st *backstay.Step, before backstay.Image, ref backstay.ImageRef, rec *recorder, err error) {
 	sp := r.progress.Steps[st.ID]
-	if (r.progress.Failure != nil && !r.core.pastPivot(r.progress)) || r.progress.Paused || (sp.Phase != PhasePending && sp.Phase != PhaseFailed) {
-		return // it turned around or paused meanwhile: nothing was done here
+	if r.turning() || r.flights[flightFinish] != nil || r.progress.State.Settled() || r.progress.Paused || (sp.Phase != PhasePending && sp.Phase != PhaseFailed) {
+		return // it turned around, paused or ends meanwhile: nothing was done here
 	}
-	delete(r.orphans, st.ID)
 	if k, why := unreadable(before); err == nil && why != "" {
 		err = fmt.Errorf("%s cannot be read: %s", k, why)
 	}
@@ -53,6 +72,7 @@ func (r *runner) looked(acts context.Context, st *backstay.Step, before backstay
 		r.refuseStep(st, backstay.CauseDrift, drift, "run `backstay plan` again and look at the drift")
 		return
 	}
+	delete(r.orphans, st.ID)
 	r.append(backstay.EntryIntent, st.ID, backstay.IntentBody{Before: ref}, rec.blobsOf()...)
 	r.afterFlush(st.ID, func() { r.do(acts, st, before) })
 }
@@ -78,7 +98,7 @@ func (r *runner) driftAt(st *backstay.Step, now backstay.Image) string {
 
 // do runs the act of a step whose intent is durable.
 func (r *runner) do(acts context.Context, st *backstay.Step, before backstay.Image) {
-	if r.progress.Failure != nil && !r.core.pastPivot(r.progress) {
+	if r.turning() {
 		r.append(backstay.EntryObserved, st.ID, backstay.ObservedBody{Finding: backstay.NotApplied, Reason: "never started: the deployment turned around first"})
 		return
 	}
@@ -88,14 +108,18 @@ func (r *runner) do(acts context.Context, st *backstay.Step, before backstay.Ima
 	out := r.capture(st.ID)
 	call.Output = out
 	rec := &recorder{shared: r.blobs}
+	var earlier error // a try before this one may have taken effect
+	if sp := r.progress.Steps[st.ID]; sp.Failures > 0 {
+		earlier = fmt.Errorf("attempt %d failed", sp.Attempt-1)
+	}
 	r.start(acts, st.ID, st.Summary, false, func(ctx context.Context) func() {
 		began := time.Now()
 		body := backstay.OutcomeBody{}
 		err := r.e.hit("do.before", st.ID)
 		if err == nil {
-			body, err = r.attempt(ctx, st, call)
+			body, err = r.attempt(ctx, st, call, earlier)
 		}
-		if crash := r.e.hit("do.after", st.ID); crash != nil || errors.Is(err, ledger.ErrLapsed) {
+		if crash := r.e.hit("do.after", st.ID); crash != nil || errors.Is(err, ledger.ErrLapsed) || errors.Is(err, ErrStopped) {
 			// What was done is left for recovery to observe.
 			return func() { r.stopFor(errors.Join(crash, err)) }
 		}
@@ -129,8 +153,9 @@ func (e *timeoutError) Error() string { return fmt.Sprintf("%s timed out after %
 func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // attempt calls the driver inside the step's timeout, again after a transient
-// error where repeating is safe.
-func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.Call) (backstay.OutcomeBody, error) {
+// error where repeating is safe. failed is how an attempt before this one
+// failed, or nil.
+func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.Call, failed error) (backstay.OutcomeBody, error) {
 	body := backstay.OutcomeBody{Slots: map[string]string{}}
 	do := func(ctx context.Context) (backstay.Result, error) { return r.e.actions.Do(ctx, call) }
 	if st.Reverts != nil {
@@ -142,7 +167,6 @@ func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.C
 	timeout := st.Timeout.Std()
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &timeoutError{"step " + st.ID, timeout})
 	defer cancel()
-	var failed error
 	err := retry(ctx, r.e.opts.Backoff, retries(st), func() (err error) {
 		if done, stop := r.knownDone(ctx, call, failed); done || stop != nil {
 			return stop
@@ -276,14 +300,13 @@ func (r *runner) outcome(st *backstay.Step, after backstay.Image, rec *recorder,
 	if err == nil {
 		err = r.readBack(st, after, key, unread)
 	}
-	if unread == "" {
-		ref, refErr := rec.ref(after)
-		if refErr != nil && err == nil {
-			err = refErr
-		}
-		if refErr == nil {
-			body.After = &ref
-		}
+	// A key that could not be read says so in the image; what could be read of
+	// the others still tells our values from an outsider's.
+	ref, refErr := rec.ref(after)
+	if refErr == nil {
+		body.After = &ref
+	} else if err == nil {
+		err = refErr
 	}
 	body.OK = err == nil
 	if err != nil {
@@ -332,7 +355,7 @@ func (r *runner) readBack(st *backstay.Step, after backstay.Image, key backstay.
 // when the deployment turns around; one of a dead process is observed.
 func (r *runner) resolve(acts context.Context, id string) {
 	if f, ours := r.flights[id]; ours {
-		if r.progress.Failure != nil || r.progress.State == backstay.RollingBack {
+		if r.turning() {
 			f.cancel(errSibling)
 		}
 		return
@@ -343,6 +366,10 @@ func (r *runner) resolve(acts context.Context, id string) {
 	st := r.core.steps[id]
 	sp := r.progress.Steps[id]
 	before, err := r.load(sp.Before)
+	if err != nil && isDamage(err) {
+		r.append(backstay.EntryObserved, id, backstay.ObservedBody{Finding: backstay.Unknown, Reason: "its before-image cannot be read: " + err.Error()})
+		return
+	}
 	if err != nil {
 		r.fatal = err
 		return
@@ -356,13 +383,18 @@ func (r *runner) resolve(acts context.Context, id string) {
 		}
 		err := r.e.actions.Reap(ctx, call)
 		now, rec := look(ctx, r.e.actions, call, rec, true)
+		reaped := err == nil
 		body := r.find(ctx, st, call, before, now, err)
 		ref, refErr := rec.ref(now)
 		if _, unread := unreadable(now); refErr == nil && unread == "" {
 			body.Now = &ref
 		}
 		return func() {
-			delete(r.orphans, id)
+			if !reaped {
+				r.orphans[id] = true // its undo tries again before it acts
+			} else {
+				delete(r.orphans, id)
+			}
 			r.append(backstay.EntryObserved, id, body, rec.blobsOf()...)
 		}
 	})

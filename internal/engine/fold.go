@@ -38,10 +38,17 @@ type StepProgress struct {
 	Outcome  backstay.OutcomeBody
 	Finding  backstay.Finding // of recovery, for the open intent
 	Undo     *backstay.CompensationBody
-	Retried  *backstay.CompensationBody // the failed undo that a person asked to try again
-	UndoNow  *backstay.ImageRef         // what was there when the (last) undo began
+	Retried  []undoTry          // failed undos that a person asked to try again, oldest first
+	UndoNow  *backstay.ImageRef // what was there when the (last) undo began
 	Settled  bool
 	Failures int // failed outcomes so far
+}
+
+// undoTry is a failed undo: what was there when it began (nil: it never did),
+// what it left, and how it failed.
+type undoTry struct {
+	then, left *backstay.ImageRef
+	err        string
 }
 
 // Failure is why the deployment turned (or turns) around: the first reason.
@@ -169,10 +176,14 @@ func (s *Progress) applyTransition(e backstay.Entry) error {
 		s.Retry, s.Residue = false, nil
 		for _, st := range s.Steps {
 			if st.Phase == PhaseUndoFailed {
-				st.Phase, st.Undo, st.Retried = PhaseFailed, nil, st.Undo
+				st.Retried = append(st.Retried, undoTry{then: st.UndoNow, left: st.Undo.Now, err: st.Undo.Error})
+				st.Phase, st.Undo, st.UndoNow = PhaseFailed, nil, nil
 			}
 		}
-	case EventApprove, EventStart, EventResume, EventProve, EventAccept, EventRefuse:
+	case EventResume:
+		// What was read back before a wait is not what is there after it.
+		s.Verified = backstay.Undecided
+	case EventApprove, EventStart, EventProve, EventAccept, EventRefuse:
 	}
 	if s.State.Settled() {
 		s.Ended = e.At
@@ -307,12 +318,27 @@ func (s *Progress) applyOutcome(st *StepProgress, e backstay.Entry) error {
 	st.mergeSlots(body.Slots)
 	if body.OK {
 		st.Phase = PhaseApplied
+		s.home()
 		return nil
 	}
 	st.Phase = PhaseFailed
 	st.Failures++
 	s.fail(e.Step, body.Cause, body.Error, body.Hint, e.At)
 	return nil
+}
+
+// home forgets the failure of steps that were driven home after all, past the
+// point of no return: the deployment did not turn around.
+func (s *Progress) home() {
+	if s.Failure == nil || s.Failure.Step == "" || s.State == backstay.RollingBack {
+		return
+	}
+	for _, st := range s.Steps {
+		if st.Phase == PhaseFailed {
+			return
+		}
+	}
+	s.Failure = nil
 }
 
 func (st *StepProgress) mergeSlots(slots map[string]string) {
@@ -337,9 +363,14 @@ func (s *Progress) applyObserved(st *StepProgress, e backstay.Entry) error {
 	switch body.Finding {
 	case backstay.NotApplied:
 		st.Phase, st.Touched = PhasePending, false
+		if st.Failures > 0 {
+			// This try did nothing; one before it may have left something.
+			st.Phase, st.Touched = PhaseFailed, true
+		}
 	case backstay.Applied:
 		st.Phase, st.After = PhaseApplied, body.Now
 		st.Outcome = backstay.OutcomeBody{OK: true, After: body.Now, Note: "found applied by recovery"}
+		s.home()
 	case backstay.Partial, backstay.Unknown:
 		st.Phase = PhaseFailed
 		st.Failures++

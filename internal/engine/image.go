@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"time"
 
 	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/ledger"
 )
 
 // maxInline is the largest image that an entry holds itself.
@@ -37,6 +40,9 @@ func look(ctx context.Context, actions Actions, call backstay.Call, rec *recorde
 			state = backstay.ResourceState{Unreadable: err.Error()}
 		case !ok:
 			state = backstay.ResourceState{Unreadable: "its driver did not report it"}
+		}
+		if s, ok := call.Secrets.(*scrubber); ok {
+			state.Unreadable = s.text(state.Unreadable) // goes into entries as it is
 		}
 		out[k] = state
 	}
@@ -79,6 +85,15 @@ func (r *runner) loadBlob(digest string) ([]byte, error) {
 	}
 	defer rd.Close()
 	return io.ReadAll(rd)
+}
+
+// isDamage reports whether a load failed because what the ledger should hold is
+// not there or not whole, rather than because the store could not be asked.
+func isDamage(err error) bool {
+	var syntax *json.SyntaxError
+	var shape *json.UnmarshalTypeError
+	return backstay.ClassOf(err) == backstay.NotFound || errors.Is(err, ledger.ErrNotFound) || errors.Is(err, ledger.ErrDamaged) ||
+		errors.As(err, &syntax) || errors.As(err, &shape)
 }
 
 // unreadable returns the first key of an image that could not be read.

@@ -260,30 +260,19 @@ func (c *core) onward(s *Progress) []command {
 		}
 		again = append(again, command{op: opBegin, step: st.ID})
 	}
-	if s.State == backstay.Holding {
+	switch {
+	case len(again) == 0: // no step failed: verify did
+		return stick
+	case s.Paused && s.State == backstay.Running:
+		return []command{{op: opMove, event: EventHold, reason: c.holdReason(s)}}
+	case s.Paused:
+		return nil
+	case s.State == backstay.Holding:
 		return []command{{op: opMove, event: EventResume}}
 	}
+	// Once they are home the failure is forgotten and the rest goes on as usual.
 	begins, _, _ := c.ready(s)
-	if again = append(again, begins...); len(again) > 0 {
-		return again
-	}
-	if s.Failure.Step != "" && s.Verified == backstay.Undecided && c.allApplied(s) {
-		// The step that failed past the pivot was driven home after all.
-		return []command{{op: opVerify}}
-	}
-	if s.Verified == backstay.Pass {
-		return []command{{op: opMove, event: EventCommit}}
-	}
-	return stick
-}
-
-func (c *core) allApplied(s *Progress) bool {
-	for _, sp := range s.Steps {
-		if sp.Phase != PhaseApplied {
-			return false
-		}
-	}
-	return true
+	return append(again, begins...)
 }
 
 // pastPivot reports whether the point of no return was, or may have been, passed.
@@ -362,7 +351,7 @@ func (c *core) undoCost(s *Progress, stage string, all bool) time.Duration {
 
 // afterCommit decides between commit and proven.
 func (c *core) afterCommit(s *Progress) []command {
-	if s.Failure != nil && (s.Failure.Cause == backstay.CauseBakeFailed || s.Abort != nil) && s.Baked != backstay.Pass {
+	if s.Failure != nil && s.Baked != backstay.Pass {
 		if c.pastPivot(s) {
 			return []command{{op: opFinish, event: EventStick}}
 		}
@@ -427,7 +416,7 @@ func (c *core) unsettled(s *Progress, which func(*StepProgress) bool) []command 
 	for i := range c.plan.Steps {
 		st := &c.plan.Steps[i]
 		sp := s.Steps[st.ID]
-		if st.Hold == nil && c.settles(st.Kind) && !sp.Settled && which(sp) {
+		if st.Hold == nil && len(cmds) < maxParallel && c.settles(st.Kind) && !sp.Settled && which(sp) {
 			cmds = append(cmds, command{op: opSettle, step: st.ID})
 		}
 	}

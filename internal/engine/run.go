@@ -35,7 +35,7 @@ type runner struct {
 	then      []func()        // acts whose intent is in pending: started after the flush
 	queued    map[string]bool // the steps they belong to
 
-	blobs   *sharedBlobs
+	blobs   *ledger.BlobBuffer
 	scrub   *scrubber
 	origin  map[string]*StepProgress // of the deployment this one reverts
 	orphans map[string]bool          // steps whose acts may have outlived their process
@@ -94,12 +94,16 @@ func (e *Engine) newRunner(ctx context.Context, lease ledger.Lease) (*runner, er
 	}
 	r := &runner{
 		e: e, plan: p, core: newCore(p, est, e.actions.Settles), lease: lease, progress: progress, deployed: dep,
-		blobs: &sharedBlobs{buffer: e.store.NewBlobBuffer(ctx)}, scrub: newScrubber(e.opts.Secrets),
+		blobs: e.store.NewBlobBuffer(context.WithoutCancel(ctx)), scrub: newScrubber(e.opts.Secrets),
 		orphans: map[string]bool{}, flights: map[string]*flight{}, queued: map[string]bool{}, done: make(chan func()),
 	}
 	for id, sp := range progress.Steps {
-		if sp.Phase == PhaseOpen || sp.Phase == PhaseUndoing {
+		switch sp.Phase {
+		case PhaseOpen, PhaseUndoing, PhaseFailed, PhaseUndoFailed:
+			// A failed one too: what it failed for may be that its processes
+			// could not be ended.
 			r.orphans[id] = true
+		case PhasePending, PhaseApplied, PhaseUndone:
 		}
 	}
 	if err := r.loadOrigin(ctx); err != nil {
@@ -339,6 +343,11 @@ func (r *runner) transition(event Event, body backstay.TransitionBody) {
 	}
 	r.append(backstay.EntryTransition, "", body)
 	r.projectResources(event)
+	if to.Settled() {
+		for name := range r.flights {
+			r.land(name) // timers of waits that nobody needs any more
+		}
+	}
 }
 
 // mustFlush says whether to make the pending entries durable now. An outcome
@@ -356,12 +365,10 @@ func (r *runner) flush(ctx context.Context) {
 			return
 		}
 	}
-	r.blobs.mu.Lock()
 	ack, err := r.e.store.Append(context.WithoutCancel(ctx), &r.lease, ledger.Update{
-		Entries: r.pending, State: r.progress.State, Consumed: r.consumed, Blobs: r.blobs.buffer,
+		Entries: r.pending, State: r.progress.State, Consumed: r.consumed, Blobs: r.blobs,
 		Resources: r.resources, Timings: r.timings, Disown: r.progress.State.Settled(),
 	})
-	r.blobs.mu.Unlock()
 	if err != nil {
 		r.fatal = fmt.Errorf("write the ledger: %w", err)
 		return
@@ -422,42 +429,34 @@ func (r *runner) call(st *backstay.Step, rec *recorder) backstay.Call {
 	return c
 }
 
-// sharedBlobs makes the runner's one buffer safe for its workers.
-type sharedBlobs struct {
-	mu     sync.Mutex
-	buffer *ledger.BlobBuffer
-}
-
 // recorder is the view of the blobs that one act gets; it remembers what was
-// put, so that the entry can pin it.
+// put, so that the entry can pin it. The buffer itself is shared by all acts.
 type recorder struct {
-	shared *sharedBlobs
-	put    []string
+	shared *ledger.BlobBuffer
+
+	mu  sync.Mutex // an act may put from several goroutines
+	put []string
 }
 
 var _ backstay.Blobs = (*recorder)(nil)
 
 // Put stores content in the shared buffer and remembers its address.
-func (b *recorder) Put(rd io.Reader) (string, int64, error) {
-	b.shared.mu.Lock()
-	defer b.shared.mu.Unlock()
-	digest, size, err := b.shared.buffer.Put(rd)
+func (rec *recorder) Put(rd io.Reader) (string, int64, error) {
+	digest, size, err := rec.shared.Put(rd)
 	if err == nil {
-		b.put = append(b.put, digest)
+		rec.mu.Lock()
+		rec.put = append(rec.put, digest)
+		rec.mu.Unlock()
 	}
 	return digest, size, err
 }
 
 // Has reports whether the content is stored or buffered.
-func (b *recorder) Has(digest string) (bool, error) {
-	b.shared.mu.Lock()
-	defer b.shared.mu.Unlock()
-	return b.shared.buffer.Has(digest)
+func (rec *recorder) Has(digest string) (bool, error) {
+	return rec.shared.Has(digest)
 }
 
 // Get opens stored or buffered content.
-func (b *recorder) Get(digest string) (io.ReadCloser, error) {
-	b.shared.mu.Lock()
-	defer b.shared.mu.Unlock()
-	return b.shared.buffer.Get(digest)
+func (rec *recorder) Get(digest string) (io.ReadCloser, error) {
+	return rec.shared.Get(digest)
 }

@@ -108,7 +108,7 @@ func (c *core) answerApproval(s *Progress, sig backstay.SignalBody, actor backst
 	switch {
 	case sig.Plan != in.planDigest:
 		return fmt.Sprintf("the approval is for plan %.12s, this deployment runs plan %.12s", sig.Plan, in.planDigest)
-	case s.Failure != nil:
+	case s.Failure != nil && !c.pastPivot(s):
 		return "the deployment already turns around: " + s.Failure.Reason
 	case hold.Within > 0 && in.now.After(late):
 		return "too late: it had to come before " + late.Format(time.RFC3339)
@@ -145,6 +145,9 @@ func (r *runner) holdDeadline() time.Time {
 // armHolds keeps a timer for every open wait: the deadline lives outside
 // whatever else happens, and elapses on monotonic time.
 func (r *runner) armHolds(acts context.Context) {
+	if r.progress.State.Settled() {
+		return
+	}
 	for i := range r.plan.Steps {
 		st := &r.plan.Steps[i]
 		sp := r.progress.Steps[st.ID]

@@ -39,7 +39,6 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 	seen := plan.Observed{
 		Artifacts: d.Artifacts, Steps: map[string]backstay.Prepared{}, Checks: map[string]backstay.Prepared{}, Images: map[string]backstay.Image{},
 	}
-	shared := &sharedBlobs{buffer: blobs}
 	scrub := newScrubber(e.opts.Secrets)
 	for _, q := range requests {
 		if err := ctx.Err(); err != nil {
@@ -47,7 +46,7 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 		}
 		req := backstay.Request{
 			ID: q.ID, Config: q.Config, Sections: d.Sections, Artifacts: d.Artifacts, Dir: d.Dir, DataDir: e.opts.DataDir,
-			Release: d.Release, Version: d.Version, Blobs: &recorder{shared: shared}, Secrets: scrub,
+			Release: d.Release, Version: d.Version, Blobs: &recorder{shared: blobs}, Secrets: scrub,
 			Timeout: q.Timeout, UndoTimeout: q.UndoTimeout, Retries: q.Retries,
 		}
 		prepare := e.actions.Prepare
@@ -139,7 +138,7 @@ func refusalOf(err error, q plan.Request, scrub *scrubber) ([]backstay.Problem, 
 	}
 	var refused *backstay.RefusedError
 	if !errors.As(err, &refused) || len(refused.Problems) == 0 {
-		return []backstay.Problem{{Line: q.Line, Column: q.Column, Path: q.ID, Message: scrub.text(err.Error()), Hint: backstay.HintOf(err)}}, nil
+		return []backstay.Problem{{Line: q.Line, Column: q.Column, Path: q.ID, Message: scrub.text(err.Error()), Hint: scrub.text(backstay.HintOf(err))}}, nil
 	}
 	out := slices.Clone(refused.Problems)
 	for i := range out {
@@ -151,7 +150,7 @@ func refusalOf(err error, q plan.Request, scrub *scrubber) ([]backstay.Problem, 
 		} else {
 			out[i].Path = q.ID + "." + out[i].Path
 		}
-		out[i].Message = scrub.text(out[i].Message)
+		out[i].Message, out[i].Hint = scrub.text(out[i].Message), scrub.text(out[i].Hint)
 	}
 	return out, nil
 }
@@ -209,6 +208,7 @@ func (e *Engine) precheck(ctx context.Context, s Start) error {
 	}
 	scrub := newScrubber(e.opts.Secrets)
 	images := map[string]backstay.Image{}
+	earlier := map[backstay.Key]bool{} // what is frozen for a later step is its predecessor's after-image
 	for _, st := range s.Plan.Steps {
 		if st.Hold != nil {
 			continue
@@ -217,7 +217,7 @@ func (e *Engine) precheck(ctx context.Context, s Start) error {
 		images[st.ID] = now
 		for _, k := range st.Keys {
 			want, frozen := st.Before[k]
-			if !frozen || isLater(s.Plan, st, k) {
+			if !frozen || earlier[k] {
 				continue
 			}
 			switch {
@@ -226,6 +226,9 @@ func (e *Engine) precheck(ctx context.Context, s Start) error {
 			case now[k].Digest() != want:
 				problems = append(problems, backstay.Problem{Path: st.ID, Message: fmt.Sprintf("%s changed since the plan was made", k), Hint: "plan again and look at what changed"})
 			}
+		}
+		for _, k := range st.Keys {
+			earlier[k] = true
 		}
 	}
 	if len(problems) > 0 {
@@ -246,20 +249,6 @@ func (e *Engine) precheck(ctx context.Context, s Start) error {
 		})
 	}
 	return &backstay.RefusedError{What: "drift", Problems: problems}
-}
-
-// isLater reports whether an earlier step of the plan has the key too, so that
-// what is frozen for st is its predecessor's after-image.
-func isLater(p *plan.Plan, st backstay.Step, k backstay.Key) bool {
-	for _, other := range p.Steps {
-		if other.ID == st.ID {
-			return false
-		}
-		if slices.Contains(other.Keys, k) {
-			return true
-		}
-	}
-	return false
 }
 
 // StoreImages puts images into the blob store, so that revert plans can name

@@ -47,6 +47,10 @@ func (r *runner) undo(acts context.Context, id string) {
 // damaged records that a step cannot be taken back because its before-image
 // is gone from the ledger.
 func (r *runner) damaged(st *backstay.Step, err error) {
+	if !isDamage(err) {
+		r.fatal = err // the store is away: whoever takes this up again reads it
+		return
+	}
 	body := backstay.CompensationBody{Result: CompensationFailed, Cause: backstay.CauseLedgerDamage, Error: err.Error()}
 	for _, k := range st.Keys {
 		body.Residue = append(body.Residue, backstay.Residue{Key: k, Step: st.ID, Unknown: "its before-image cannot be read", Cause: backstay.CauseLedgerDamage})
@@ -64,14 +68,10 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 		return
 	}
 	delete(r.orphans, st.ID)
-	if sp.Phase == PhaseUndoing {
-		var err error
-		if after, err = r.halfUndone(st, before, after, now); err != nil {
-			r.damaged(st, err)
-			return
-		}
+	after, err := r.leftByUndo(st, before, after, now)
+	if err == nil && sp.Phase == PhaseUndoing {
+		after, err = r.halfUndone(st, before, after, now)
 	}
-	after, err := r.leftByUndo(st, after)
 	if err != nil {
 		r.damaged(st, err)
 		return
@@ -108,14 +108,18 @@ func (r *runner) halfUndone(st *backstay.Step, before, after, now backstay.Image
 	if err != nil {
 		return nil, err
 	}
-	ours := chooseUndo(st, before, after, then).restore
+	return overlay(after, now, chooseUndo(st, before, after, then).restore), nil
+}
+
+// overlay gives after with the listed parts as they are in now.
+func overlay(after, now backstay.Image, listed map[backstay.Key][]string) backstay.Image {
 	out := make(backstay.Image, len(after))
 	for k, state := range after {
 		parts := maps.Clone(state.Parts)
 		if parts == nil {
 			parts = map[string]json.RawMessage{}
 		}
-		for _, p := range ours[k] {
+		for _, p := range listed[k] {
 			if v, there := now[k].Parts[p]; there {
 				parts[p] = v
 			} else {
@@ -125,18 +129,39 @@ func (r *runner) halfUndone(st *backstay.Step, before, after, now backstay.Image
 		state.Parts = parts
 		out[k] = state
 	}
-	return out, nil
+	return out
 }
 
-// leftByUndo gives the after-image to compare with when an undo command that
-// failed is tried again: what it left there is its own half-done work. Where it
-// claimed success nobody knows whose work that is, and it is not touched.
-func (r *runner) leftByUndo(st *backstay.Step, after backstay.Image) (backstay.Image, error) {
-	sp := r.progress.Steps[st.ID]
-	if st.Restorable || sp.Phase != PhaseFailed || sp.Retried == nil || sp.Retried.Now == nil || sp.Retried.Error == undoUnconfirmed {
-		return after, nil
+// leftByUndo gives the after-image to compare with when an undo that failed is
+// tried again: what it left of the parts it was to put back is its own
+// half-done work. Where it claimed success nobody knows whose work that is,
+// and it is not touched.
+func (r *runner) leftByUndo(st *backstay.Step, before, after, now backstay.Image) (backstay.Image, error) {
+	for _, try := range r.progress.Steps[st.ID].Retried {
+		if try.then == nil || try.err == undoUnconfirmed {
+			continue
+		}
+		left, err := r.load(try.left) // nil where the undo was cut off
+		if err != nil {
+			return nil, err
+		}
+		if !st.Restorable {
+			after = left
+			continue
+		}
+		then, err := r.load(try.then)
+		if err != nil {
+			return nil, err
+		}
+		seen := maps.Clone(now)
+		for k, state := range left {
+			if state.Unreadable == "" { // else nothing tells its work from another's: as if cut off
+				seen[k] = state
+			}
+		}
+		after = overlay(after, seen, chooseUndo(st, before, after, then).restore)
 	}
-	return r.load(sp.Retried.Now)
+	return after, nil
 }
 
 // takeBack runs the undo of a step whose undo intent is durable.
@@ -202,6 +227,9 @@ func (r *runner) undoAttempt(ctx context.Context, st *backstay.Step, call backst
 // settle lets go of what a step kept for its undo. It is best effort: what
 // could not be let go is noted, and does not change how the deployment ended.
 func (r *runner) settle(acts context.Context, id string) {
+	if r.busy(id) {
+		return
+	}
 	st, sp := r.core.steps[id], r.progress.Steps[id]
 	call := r.call(st, &recorder{shared: r.blobs})
 	call.Proven = r.progress.State == backstay.Committed

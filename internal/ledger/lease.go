@@ -198,7 +198,11 @@ func (s *Store) guard(ctx context.Context, cancel context.CancelCauseFunc, stop 
 		}
 		t.Stop()
 		if left = s.held.left(s.opt.Clock.Boot()); left <= 0 || s.ctx.Err() != nil {
-			cancel(ErrLapsed)
+			cause := ErrLapsed
+			if failed := s.failed.Load(); failed != nil {
+				cause = fmt.Errorf("%w: %w", ErrLapsed, failed) // that is what a person can mend
+			}
+			cancel(cause)
 			return
 		}
 	}

@@ -195,7 +195,7 @@ func (b *builder) freezeBefore(steps []backstay.Step) {
 			last[k] = i
 			switch {
 			case again:
-				if want, ok := steps[prev].Want[k]; ok {
+				if want, ok := steps[prev].Want[k]; ok && !overlapsOneOf(steps[prev+1:i], k) {
 					b.freeze(s, k, want)
 				}
 			case overlapped.any(k):
@@ -216,6 +216,13 @@ func (b *builder) freezeBefore(steps []backstay.Step) {
 			overlapped.add(k)
 		}
 	}
+}
+
+// overlapsOneOf reports whether one of the steps changes a path above or below k.
+func overlapsOneOf(steps []backstay.Step, k backstay.Key) bool {
+	return slices.ContainsFunc(steps, func(s backstay.Step) bool {
+		return slices.ContainsFunc(s.Keys, k.Overlaps)
+	})
 }
 
 func (b *builder) freeze(s *backstay.Step, k backstay.Key, state backstay.ResourceState) {
@@ -253,14 +260,14 @@ func (b *builder) findPivot(p *Plan, reach []bitset) {
 		return
 	}
 	for i, s := range p.Steps {
-		if i == pivot || s.Hold != nil || s.Class == backstay.Irreversible {
+		if i == pivot || s.Hold != nil {
 			continue
 		}
 		after := reach[i].has(pivot)
 		if !after && !reach[pivot].has(i) {
 			b.problem(s.ID, fmt.Sprintf("order it with needs before or after %q", p.Pivot), "may run beside the point of no return %q", p.Pivot)
 		}
-		if after && s.Effect == backstay.AtMostOnce {
+		if after && s.Effect == backstay.AtMostOnce && s.Class != backstay.Irreversible {
 			b.problem(s.ID, "give it a probe, say `idempotent: true`, or move it before the pivot",
 				"comes after the point of no return %q and cannot be repeated safely", p.Pivot)
 		}

@@ -226,3 +226,46 @@ func TestFiveThousandSteps(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+func TestWhatALaterStepFinds(t *testing.T) {
+	t.Parallel()
+	p, err := build(file("first", "/etc/app/conf", "old"), file("tree", "/etc/app", "old tree", "first"), file("second", "/etc/app/conf", "old", "tree"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := p.Step("second"); len(s.Before) != 0 {
+		t.Errorf("second expects %v, but the tree step between may change it", s.Before)
+	}
+}
+
+func TestNothingIrreversibleBesideThePivot(t *testing.T) {
+	t.Parallel()
+	_, err := build(approve(), run("drop", backstay.Irreversible, "ok"), run("mail", backstay.Irreversible, "ok"))
+	if err == nil || !strings.Contains(err.Error(), "beside the point of no return") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := build(approve(), run("drop", backstay.Irreversible, "ok"), run("mail", backstay.Irreversible, "drop")); err != nil {
+		t.Errorf("one after the other: %v", err)
+	}
+}
+
+func TestRevertSparesAnOutsidersChange(t *testing.T) {
+	t.Parallel()
+	s := run("migrate", backstay.Compensated)
+	s.image = backstay.Image{"run:migrate": backstay.PartValue("v1")}
+	old, err := build(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := plan.Done{
+		Step: "migrate", Before: backstay.Image{"run:migrate": backstay.PartValue("v1")},
+		After: backstay.Image{"run:migrate": backstay.PartValue("v2")}, Now: backstay.Image{"run:migrate": backstay.PartValue("theirs")},
+	}
+	if _, err := plan.Revert(old, "id", "shop#1", []plan.Done{done}); err == nil || !strings.Contains(err.Error(), "changed since") {
+		t.Errorf("changed by somebody: got %v", err)
+	}
+	done.Now = done.After
+	if _, err := plan.Revert(old, "id", "shop#1", []plan.Done{done}); err != nil {
+		t.Errorf("not changed: %v", err)
+	}
+}

@@ -30,10 +30,22 @@ func Revert(old *Plan, deployment, name string, done []Done) (*Plan, error) {
 		Environment: old.Environment, Within: old.Within, Reverts: deployment,
 	}
 	var problems []backstay.Problem
+	later := newOverlapIndex() // what the steps after this one changed again
 	for _, s := range slices.Backward(old.Steps) {
 		d, applied := byStep[s.ID]
 		if !applied || s.Hold != nil {
 			continue
+		}
+		for _, k := range s.Keys {
+			if !s.Restorable && s.HasUndo && !later.any(k) && changedSince(d, k) {
+				problems = append(problems, backstay.Problem{
+					Path: s.ID, Message: fmt.Sprintf("%s was changed since by somebody else, and the undo command could overwrite that", k),
+					Hint: "look with `backstay drift`, put it back as the deployment left it, then try again",
+				})
+			}
+		}
+		for _, k := range s.Keys {
+			later.add(k)
 		}
 		if !s.HasUndo {
 			problems = append(problems, backstay.Problem{
@@ -45,6 +57,7 @@ func Revert(old *Plan, deployment, name string, done []Done) (*Plan, error) {
 		p.Steps = append(p.Steps, restoring(s, deployment, d))
 	}
 	reverseNeeds(p, old, byStep)
+	expect(p.Steps, byStep)
 	if len(p.Steps) == 0 && len(problems) == 0 {
 		problems = append(problems, backstay.Problem{Message: "deployment " + name + " changed nothing that could be taken back"})
 	}
@@ -89,11 +102,53 @@ func Restore(old *Plan, deployment, name string, done []Done) (*Plan, error) {
 	if len(problems) > 0 {
 		return nil, &backstay.RefusedError{What: "drift fix", Problems: problems}
 	}
+	byStep := make(map[string]Done, len(done))
+	for _, d := range done {
+		byStep[d.Step] = d
+	}
 	for i := range p.Steps {
 		p.Steps[i].Seq = i + 1
 	}
+	expect(p.Steps, byStep)
 	finish(p)
 	return p, nil
+}
+
+// changedSince reports whether a key that can be read is neither as the step
+// left it nor as it was before.
+func changedSince(d Done, k backstay.Key) bool {
+	after, known := d.After[k]
+	now, seen := d.Now[k]
+	if !known || !seen || after.Opaque || now.Opaque || after.Unreadable != "" || now.Unreadable != "" {
+		return false
+	}
+	return !now.Equal(after) && !now.Equal(d.Before[k])
+}
+
+// expect corrects what the steps freeze of the state that they begin with: the
+// first one on a key finds what is there now, a later one what the one before
+// it brought back.
+func expect(steps []backstay.Step, done map[string]Done) {
+	last := map[backstay.Key]int{}
+	changed := newOverlapIndex()
+	for i := range steps {
+		for _, k := range steps[i].Keys {
+			prev, again := last[k]
+			if again || changed.any(k) {
+				delete(steps[i].Before, k)
+			}
+			if again && !overlapsOneOf(steps[prev+1:i], k) {
+				state := done[steps[prev].Reverts.Step].Before[k]
+				if !state.Opaque && state.Unreadable == "" {
+					steps[i].Before[k] = state.Digest()
+				}
+			}
+			last[k] = i
+		}
+		for _, k := range steps[i].Keys {
+			changed.add(k)
+		}
+	}
 }
 
 // restoring is the step that brings back d.Before of the step s.

@@ -16,6 +16,7 @@ func legal(from, to backstay.State) bool {
 		backstay.Committed:   {backstay.Proven, backstay.RollingBack, backstay.Held},
 		backstay.RollingBack: {backstay.RolledBack, backstay.Held},
 		backstay.Held:        {backstay.RollingBack, backstay.Closed},
+		backstay.Proven:      nil, backstay.RolledBack: nil, backstay.Closed: nil, backstay.Refused: nil,
 	}
 	return slices.Contains(next[from], to)
 }
@@ -37,27 +38,26 @@ func (h *history) grammar() {
 		if (i == 0) != (e.Kind == backstay.EntryPlanned) {
 			h.violate("I13: entry %d is %s", e.N, e.Kind)
 		}
-		switch e.Kind {
-		case backstay.EntryTransition:
+		switch kind := e.Kind; {
+		case kind == backstay.EntryTransition:
 			var body backstay.TransitionBody
 			if err := e.Decode(&body); err != nil || body.From != state || !legal(body.From, body.To) {
 				h.violate("I13: entry %d moves %s to %s in state %s (%v)", e.N, body.From, body.To, state, err)
 			}
 			state = body.To
-		case backstay.EntryIntent, backstay.EntryUndoIntent:
+		case opens(kind):
 			// An undo that a crash cut off is announced again: it is idempotent.
 			if was := openIntents[e.Step]; was != "" && (was != e.Kind || e.Kind != backstay.EntryUndoIntent) {
 				h.violate("I13: entry %d: a second %s of step %s while an %s is open", e.N, e.Kind, e.Step, was)
 			}
 			openIntents[e.Step] = e.Kind
-		case backstay.EntryOutcome, backstay.EntryObserved:
+		case kind == backstay.EntryCompensation:
+			openIntents[e.Step] = ""
+		case closes(kind):
 			if openIntents[e.Step] != backstay.EntryIntent && !h.neverActed(e) {
 				h.violate("I13: entry %d: %s of step %s without an open intent", e.N, e.Kind, e.Step)
 			}
 			openIntents[e.Step] = ""
-		case backstay.EntryCompensation:
-			openIntents[e.Step] = ""
-		default:
 		}
 	}
 	if state != h.row.State || h.row.N != int64(len(h.entries)) {
@@ -252,7 +252,7 @@ func (h *history) undoOrder() {
 // decisions: what turned the deployment around, what people asked and what the
 // checks found is in the ledger (I13, I12).
 func (h *history) decisions() {
-	kinds := map[backstay.EntryKind][]backstay.Entry{}
+	kinds := make(map[backstay.EntryKind][]backstay.Entry)
 	for _, e := range h.entries {
 		kinds[e.Kind] = append(kinds[e.Kind], e)
 	}
@@ -350,6 +350,10 @@ func (h *history) failuresRecorded() {
 		var body backstay.OutcomeBody
 		if e.Kind == backstay.EntryOutcome && e.Decode(&body) == nil {
 			last[e.Step] = body.OK
+		}
+		var found backstay.ObservedBody
+		if e.Kind == backstay.EntryObserved && e.Decode(&found) == nil && found.Finding == backstay.Applied {
+			last[e.Step] = true
 		}
 	}
 	for step, ok := range last {

@@ -140,6 +140,14 @@ func TestOracleSees(t *testing.T) {
 		{"an independent branch that was left", "diamond-undo-fails", "", "I11: step b was not undone", func(t *testing.T, r *record) {
 			edit(t, r, backstay.EntryCompensation, "b", func(b *backstay.CompensationBody) { b.Result = "failed" })
 		}},
+		{"an undo past the point of no return", "pivot", "", "I11: step a was taken back past", func(_ *testing.T, r *record) {
+			r.journal = append(r.journal, event{Kind: "write", Step: "a", Back: true, Epoch: 1, Cell: index, Old: "two", New: "one"})
+		}},
+		{"a step beyond the budget", "budget", "", "budget: step b began", func(t *testing.T, r *record) {
+			at := place(t, r, entryOf(backstay.EntryOutcome, "a"))
+			intent := *r.journal[place(t, r, entryOf(backstay.EntryIntent, "a"))].Entry
+			r.journal = slices.Insert(r.journal, at+1, event{Kind: "entry", Step: "b", Entry: &intent})
+		}},
 		{"an approval of another plan", "pivot", "", "I12: an approval of plan", func(t *testing.T, r *record) {
 			edit(t, r, backstay.EntrySignal, "", func(b *backstay.SignalBody) { b.Plan = "another" })
 		}},

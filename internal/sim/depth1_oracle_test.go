@@ -51,14 +51,14 @@ func judge(r *record) {
 	h.neighbours()
 	h.overwritten()
 	h.justifiedTurn()
+	h.onlyOnward()
+	h.withinBudget()
 	h.decisions()
 	h.leftovers()
-	switch r.row.State {
-	case backstay.RolledBack, backstay.Held:
+	if r.row.State == backstay.RolledBack || r.row.State == backstay.Held {
 		h.restored()
 		h.residueTrue()
 		h.stoppedOnlyDependents()
-	default:
 	}
 }
 
@@ -102,13 +102,13 @@ func (h *history) index() {
 		if e.Kind != "entry" {
 			continue
 		}
-		switch e.Entry.Kind {
-		case backstay.EntryIntent, backstay.EntryUndoIntent:
+		switch kind := e.Entry.Kind; {
+		case opens(kind):
 			closeAct(e.Step, i, nil)
 			openAt[e.Step] = i
-		case backstay.EntryOutcome, backstay.EntryObserved, backstay.EntryCompensation:
+		case closes(kind):
 			closeAct(e.Step, i, e.Entry)
-		case backstay.EntryTransition:
+		case kind == backstay.EntryTransition:
 			var body backstay.TransitionBody
 			if err := e.Entry.Decode(&body); err != nil {
 				h.violate("I13: transition %d: %v", e.Entry.N, err)
@@ -119,7 +119,6 @@ func (h *history) index() {
 			if (body.To == backstay.RollingBack || body.To == backstay.Held) && h.turned == nil {
 				h.turned = &body
 			}
-		default:
 		}
 	}
 	for step := range maps.Clone(openAt) {
@@ -297,4 +296,38 @@ func (h *history) changes(s backstay.Step) int {
 		return len(b.Do)
 	}
 	return len(b.Undo)
+}
+
+// onlyOnward: once the point of no return changed something, nothing is taken
+// back, unless a person asks for it afterwards (decision 0005).
+func (h *history) onlyOnward() {
+	passed := false
+	for _, e := range h.journal {
+		switch {
+		case e.Kind == "write" && e.Step == h.plan.Pivot && !e.Back:
+			passed = true
+		case e.Kind == "entry" && e.Entry.Kind == backstay.EntrySignal && strings.Contains(string(e.Entry.Body), `"signal":"retry"`):
+			return
+		case passed && e.Kind == "write" && e.Back:
+			h.violate("I11: step %s was taken back past the point of no return", e.Step)
+		}
+	}
+}
+
+// withinBudget: no step begins after one whose do took longer than all undos
+// together may take, where that do was measured (DESIGN §5).
+func (h *history) withinBudget() {
+	over := false
+	for _, e := range h.journal {
+		if e.Kind != "entry" || h.plan.Within == 0 {
+			continue
+		}
+		var body backstay.OutcomeBody
+		switch {
+		case e.Entry.Kind == backstay.EntryIntent && over:
+			h.violate("budget: step %s began although undoing would take longer than %v", e.Step, h.plan.Within)
+		case e.Entry.Kind == backstay.EntryOutcome && e.Entry.Decode(&body) == nil && body.OK:
+			over = over || body.Duration > h.plan.Within
+		}
+	}
 }

@@ -150,7 +150,7 @@ func (h *history) overwritten() {
 		if !ok || h.valueAt(e.Cell, q) != h.journal[p].New || e.Old == e.New || h.inDoWindow(e.Cell, p) {
 			continue
 		}
-		if h.indistinct(e.Cell, p) {
+		if h.indistinct(e.Cell, p) || e.Back && h.retriedKnowingly(e.Cell, p) {
 			continue
 		}
 		spans := h.dos
@@ -204,6 +204,26 @@ func (h *history) inUndoWindow(cell string, p int) bool {
 	})
 }
 
+// retriedKnowingly reports whether an outsider wrote the cell while an undo of
+// it was under way that then failed, and a person who was shown that very value
+// as residue asked for another try: what a failed undo left of its own parts is
+// taken for its own half-done work.
+func (h *history) retriedKnowingly(cell string, p int) bool {
+	during := slices.ContainsFunc(h.undos, func(s span) bool {
+		_, ok := keyOf(h.step(s.step), cell)
+		return ok && s.from <= p && p <= s.till
+	})
+	return during && slices.ContainsFunc(h.journal[p:], func(e event) bool {
+		var body backstay.TransitionBody
+		if e.Kind != "entry" || e.Entry.Kind != backstay.EntryTransition || e.Entry.Decode(&body) != nil || body.To != backstay.Held {
+			return false
+		}
+		return slices.ContainsFunc(body.Residue, func(r backstay.Residue) bool {
+			return cellOf(r.Key, r.Part) == cell && r.Unknown == "" && valueOf(r.Current) == h.journal[p].New
+		})
+	})
+}
+
 // pre is the cell's value that a rollback must bring back: that of the look
 // before the first intent which covers it.
 func (h *history) pre(cell string) (value string, at int, ok bool) {
@@ -245,7 +265,7 @@ func (h *history) restored() {
 		}
 		p, theirs := h.lastOutsider(cell, len(h.journal))
 		late := theirs && p > h.lastLook(cell, len(h.journal))
-		if theirs && p >= at && !h.inDoWindow(cell, p) && !h.inUndoWindow(cell, p) && !h.indistinct(cell, p) && now != h.journal[p].New {
+		if theirs && p >= at && !h.inDoWindow(cell, p) && !h.inUndoWindow(cell, p) && !h.retriedKnowingly(cell, p) && !h.indistinct(cell, p) && now != h.journal[p].New {
 			h.violate("I3: %s is %q, an outsider's %q was lost", cell, now, h.journal[p].New)
 		}
 		switch {
@@ -411,9 +431,11 @@ func (h *history) fact(c backstay.Cause, s backstay.Step) bool {
 	case backstay.CauseDeadline:
 		hung := func(e event) bool { return strings.HasPrefix(e.Fault, actHang) }
 		return of("undo.end", hung) || of("do.end", hung)
-	default:
-		return false
+	case backstay.CauseIncompatible, backstay.CauseLedgerDamage: // nothing here makes these true
+	case backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed, backstay.CauseAborted,
+		backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed: // these turn around, they hold nothing
 	}
+	return false
 }
 
 func (h *history) outsiderDuringUndo(s backstay.Step) bool {

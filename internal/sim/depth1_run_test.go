@@ -318,10 +318,8 @@ func (x *run) collect(ctx context.Context) {
 		return
 	}
 	for _, r := range x.summary.Residue {
-		switch r.Cause {
-		case backstay.CauseUndoFailed, backstay.CauseUnreachable, backstay.CauseDeadline:
+		if slices.Contains([]backstay.Cause{backstay.CauseUndoFailed, backstay.CauseUnreachable, backstay.CauseDeadline}, r.Cause) {
 			x.violate("I5: nothing fails any more, and a retry is held with %s: %s", r.Cause, cellOf(r.Key, r.Part))
-		default:
 		}
 	}
 	if err := x.follow(ctx, &ledger.Signal{ID: "sign", Kind: engine.SignalClose, Reason: "accepted"}); err != nil {

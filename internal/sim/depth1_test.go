@@ -3,7 +3,6 @@ package sim
 import (
 	"flag"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -28,6 +27,7 @@ func scenarioNamed(name string) (scenario, bool) {
 
 // TestReplay plays the one case of -sim.replay and prints its journal.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	if *replayFlag == "" {
 		t.Skip("needs -sim.replay='plan=NAME fault=FAULT'")
 	}
@@ -62,11 +62,14 @@ func (a *tally) add(b tally) {
 
 // TestDepth1 plays every canonical plan with every single fault at every point
 // that it passes, and each crash twice at the same point. In its short form it
-// plays a stride of them; BACKSTAY_REAL=1 or -sim.full plays all.
+// plays a stride of them; -sim.full plays all.
 func TestDepth1(t *testing.T) {
 	t.Parallel()
 	stride := 23
-	if *fullFlag || os.Getenv("BACKSTAY_REAL") == "1" {
+	if raceDetector {
+		stride = 211 // it costs the SQLite in it fifteen times as much
+	}
+	if *fullFlag {
 		stride = 1
 	}
 	// A run makes little garbage that lives and much that does not.
@@ -109,6 +112,9 @@ func enumerateScenario(t *testing.T, sc scenario, stride, offset int) tally {
 		}
 	}
 	dry := play(t, sc, nil)
+	if dry.end != sc.ends() {
+		dry.violate("I1: without a further fault it ended %s, want %s", dry.end, sc.ends())
+	}
 	report(dry, nil)
 	all := enumerate(dry.trace, sc.theirs)
 	got.faults = len(all)

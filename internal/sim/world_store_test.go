@@ -69,18 +69,27 @@ func (b *book) record(deployment string, proc int, entries []backstay.Entry) {
 	b.acked[deployment] = append(b.acked[deployment], entries...)
 }
 
+// opens reports whether an entry of the kind announces an act, closes whether
+// it tells how one ended.
+func opens(k backstay.EntryKind) bool {
+	return k == backstay.EntryIntent || k == backstay.EntryUndoIntent
+}
+
+func closes(k backstay.EntryKind) bool {
+	return k == backstay.EntryOutcome || k == backstay.EntryObserved || k == backstay.EntryCompensation
+}
+
 // open is the kind of the act that the entries leave open for the step, or "".
 func open(entries []backstay.Entry, step string) backstay.EntryKind {
 	for _, e := range slices.Backward(entries) {
 		if e.Step != step {
 			continue
 		}
-		switch e.Kind {
-		case backstay.EntryIntent, backstay.EntryUndoIntent:
+		if opens(e.Kind) {
 			return e.Kind
-		case backstay.EntryOutcome, backstay.EntryCompensation, backstay.EntryObserved:
+		}
+		if closes(e.Kind) {
 			return ""
-		default:
 		}
 	}
 	return ""

@@ -197,6 +197,6 @@ func bodyOf(s backstay.Step) body {
 	return b
 }
 
-// set is a change of a whole single-valued key; in is one of a part.
-func set(key backstay.Key, to string) change      { return change{Key: key, To: to} }
-func in(key backstay.Key, part, to string) change { return change{Key: key, Part: part, To: to} }
+// set is a change of a whole single-valued key; in is one of a part of the site.
+func set(key backstay.Key, to string) change { return change{Key: key, To: to} }
+func in(part, to string) change              { return change{Key: site, Part: part, To: to} }
