@@ -76,6 +76,7 @@ func benchmarkSteps(b *testing.B, store *ledger.Store, deployments int) {
 }
 
 func deployOnce(b *testing.B, eng *engine.Engine, p *plan.Plan) {
+	b.Helper()
 	id, err := uuid.NewV7()
 	if err != nil {
 		b.Error(err)

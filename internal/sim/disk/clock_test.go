@@ -73,7 +73,7 @@ func TestWallClockJumps(t *testing.T) {
 	}
 	defer store.Close()
 	var total int
-	for i, tt := range []struct {
+	for i, tt := range []struct { //nolint:paralleltest // one ledger and one clock, set again and again
 		name  string
 		start time.Duration // the clock's error when the deployment begins
 		jump  time.Duration // and from the middle of it on

@@ -309,8 +309,7 @@ func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration)
 		defer timer.Stop()
 	}
 	err := cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled() { //nolint:forcetypeassert // Linux
+	if signaled(err) {
 		kills.Add(1)
 		return text.String(), true
 	}
@@ -318,6 +317,16 @@ func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration)
 		t.Fatalf("%s child: %v\n%s", role, err, text.String())
 	}
 	return text.String(), false
+}
+
+// signaled reports whether a process was ended by a signal.
+func signaled(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
 }
 
 // points are the failpoints of a deployment, found by name in the engine.
@@ -542,9 +551,7 @@ func stopped(t *testing.T, state, point string, failing bool, after map[string]s
 	// It is told that it is fenced; or, stopped while it held the database's
 	// write lock, it was ended by the one that took over.
 	told := strings.Contains(out.String(), "fenced") || strings.Contains(out.String(), "lapsed")
-	var exit *exec.ExitError
-	ended := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled() //nolint:forcetypeassert // Linux
-	if err == nil || !(told || ended) {
+	if err == nil || (!told && !signaled(err)) {
 		t.Errorf("the stopped process ended with %v and said %q; it must be told that it is fenced", err, out.String())
 	}
 	if diff := cmp.Diff(settled, picture(t, filepath.Join(dir, "world"))); diff != "" {
