@@ -367,9 +367,9 @@ func (r *runner) causeOf(id string, stuck bool) backstay.Cause {
 	case stuck:
 		return backstay.CauseNoUndo
 	}
-	for _, d := range r.core.dependents[id] {
-		if r.core.blocks(r.progress, d) || r.progress.needsUndo(d) {
-			return r.causeOf(d, stuck)
+	for _, d := range r.core.dependents[r.core.at[id]] {
+		if sp := r.progress.order[d]; sp.blocks() || sp.needsUndo() {
+			return r.causeOf(r.plan.Steps[d].ID, stuck)
 		}
 	}
 	return backstay.CauseUndoFailed

@@ -69,6 +69,7 @@ type Progress struct {
 	Started    time.Time
 	Ended      time.Time
 	Steps      map[string]*StepProgress
+	order      []*StepProgress // the same, in the plan's order: next walks them at every event
 	Failure    *Failure
 	Abort      *backstay.SignalBody
 	Paused     bool
@@ -103,8 +104,10 @@ func newProgress(p *plan.Plan) *Progress {
 		Approvals: map[string][]backstay.Actor{},
 		Signals:   map[string]bool{},
 	}
-	for _, st := range p.Steps {
-		s.Steps[st.ID] = &StepProgress{Phase: PhasePending}
+	s.order = make([]*StepProgress, len(p.Steps))
+	for i := range p.Steps {
+		s.order[i] = &StepProgress{Phase: PhasePending}
+		s.Steps[p.Steps[i].ID] = s.order[i]
 	}
 	return s
 }

@@ -76,7 +76,10 @@ type estimates map[string]time.Duration
 type core struct {
 	plan       *plan.Plan
 	steps      map[string]*backstay.Step
-	dependents map[string][]string
+	at         map[string]int // position of a step in the plan
+	needs      [][]int        // by position in the plan: the positions of the steps it needs
+	dependents [][]int        // and of those that need it
+	holds      []int          // positions of the waits for people
 	estimates  estimates
 	settles    func(kind string) bool
 }
@@ -84,13 +87,21 @@ type core struct {
 func newCore(p *plan.Plan, est estimates, settles func(kind string) bool) *core {
 	c := &core{
 		plan: p, estimates: est, settles: settles,
-		steps: make(map[string]*backstay.Step, len(p.Steps)), dependents: make(map[string][]string, len(p.Steps)),
+		steps: make(map[string]*backstay.Step, len(p.Steps)), at: make(map[string]int, len(p.Steps)),
 	}
+	for i := range p.Steps {
+		c.at[p.Steps[i].ID] = i
+	}
+	c.needs, c.dependents = make([][]int, len(p.Steps)), make([][]int, len(p.Steps))
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		c.steps[s.ID] = s
+		if s.Hold != nil {
+			c.holds = append(c.holds, i)
+		}
 		for _, need := range s.Needs {
-			c.dependents[need] = append(c.dependents[need], s.ID)
+			c.needs[i] = append(c.needs[i], c.at[need])
+			c.dependents[c.at[need]] = append(c.dependents[c.at[need]], i)
 		}
 	}
 	return c
@@ -164,7 +175,7 @@ func (c *core) open(s *Progress) []command {
 	var cmds []command
 	for i := range c.plan.Steps {
 		st := &c.plan.Steps[i]
-		if st.Hold == nil && s.Steps[st.ID].Phase == PhaseOpen {
+		if st.Hold == nil && s.order[i].Phase == PhaseOpen {
 			cmds = append(cmds, command{op: opResolve, step: st.ID})
 		}
 	}
@@ -174,9 +185,8 @@ func (c *core) open(s *Progress) []command {
 // ready returns the steps that may begin, the holds to open and to grant.
 func (c *core) ready(s *Progress) (begins, holds, grants []command) {
 	busy := 0
-	for i := range c.plan.Steps {
+	for i, sp := range s.order {
 		st := &c.plan.Steps[i]
-		sp := s.Steps[st.ID]
 		switch {
 		case sp.Phase == PhaseOpen && st.Hold != nil:
 			if len(distinct(s.Approvals[st.ID])) >= st.Hold.Count {
@@ -184,7 +194,7 @@ func (c *core) ready(s *Progress) (begins, holds, grants []command) {
 			}
 		case sp.Phase == PhaseOpen:
 			busy++
-		case sp.Phase != PhasePending || s.Paused || !c.satisfied(s, st):
+		case sp.Phase != PhasePending || s.Paused || !c.satisfied(s, i):
 		case st.Hold != nil:
 			holds = append(holds, command{op: opHold, step: st.ID})
 		case busy+len(begins) < maxParallel:
@@ -194,9 +204,9 @@ func (c *core) ready(s *Progress) (begins, holds, grants []command) {
 	return begins, holds, grants
 }
 
-func (c *core) satisfied(s *Progress, st *backstay.Step) bool {
-	for _, need := range st.Needs {
-		if s.Steps[need].Phase != PhaseApplied {
+func (c *core) satisfied(s *Progress, i int) bool {
+	for _, need := range c.needs[i] {
+		if s.order[need].Phase != PhaseApplied {
 			return false
 		}
 	}
@@ -204,9 +214,8 @@ func (c *core) satisfied(s *Progress, st *backstay.Step) bool {
 }
 
 func (c *core) waitsForPeople(s *Progress) bool {
-	for i := range c.plan.Steps {
-		st := &c.plan.Steps[i]
-		if st.Hold != nil && s.Steps[st.ID].Phase == PhaseOpen {
+	for _, i := range c.holds {
+		if s.order[i].Phase == PhaseOpen {
 			return true
 		}
 	}
@@ -249,9 +258,8 @@ func (c *core) turnAround(s *Progress, resolve []command) []command {
 func (c *core) onward(s *Progress) []command {
 	stick := []command{{op: opFinish, event: EventStick}}
 	var again []command
-	for i := range c.plan.Steps {
+	for i, sp := range s.order {
 		st := &c.plan.Steps[i]
-		sp := s.Steps[st.ID]
 		if sp.Phase != PhaseFailed {
 			continue
 		}
@@ -334,9 +342,8 @@ func (c *core) overBudget(s *Progress, begins []command) *command {
 // touched steps takes, of one stage or of all.
 func (c *core) undoCost(s *Progress, stage string, all bool) time.Duration {
 	var sum time.Duration
-	for i := range c.plan.Steps {
+	for i, sp := range s.order {
 		st := &c.plan.Steps[i]
-		sp := s.Steps[st.ID]
 		if !sp.Touched || sp.Phase == PhaseUndone || st.Hold != nil || (!all && st.Stage != stage) {
 			continue
 		}
@@ -374,19 +381,19 @@ func (c *core) backward(s *Progress) []command {
 	}
 	var undo []command
 	undoing := false
-	for _, st := range slices.Backward(c.plan.Steps) {
-		if !s.needsUndo(st.ID) {
+	for i, sp := range slices.Backward(s.order) {
+		if !sp.needsUndo() {
 			continue
 		}
-		blocked := slices.ContainsFunc(c.dependents[st.ID], func(d string) bool {
-			return s.needsUndo(d) || c.blocks(s, d)
+		blocked := slices.ContainsFunc(c.dependents[i], func(d int) bool {
+			return s.order[d].needsUndo() || s.order[d].blocks()
 		})
 		if blocked {
 			continue
 		}
 		undoing = true
 		if len(undo) < maxParallel {
-			undo = append(undo, command{op: opUndo, step: st.ID})
+			undo = append(undo, command{op: opUndo, step: c.plan.Steps[i].ID})
 		}
 	}
 	if undoing {
@@ -399,23 +406,20 @@ func (c *core) backward(s *Progress) []command {
 }
 
 // needsUndo reports whether the step is touched and not yet compensated.
-func (s *Progress) needsUndo(id string) bool {
-	sp := s.Steps[id]
+func (sp *StepProgress) needsUndo() bool {
 	return sp.Touched && (sp.Phase == PhaseApplied || sp.Phase == PhaseFailed || sp.Phase == PhaseUndoing || sp.Phase == PhaseOpen)
 }
 
 // blocks reports whether the step's undo failed in a way that makes undoing
 // what it needs wrong. A step that never had an undo blocks nothing.
-func (c *core) blocks(s *Progress, id string) bool {
-	sp := s.Steps[id]
+func (sp *StepProgress) blocks() bool {
 	return sp.Phase == PhaseUndoFailed && sp.Undo != nil && sp.Undo.Cause != backstay.CauseNoUndo
 }
 
 func (c *core) unsettled(s *Progress, which func(*StepProgress) bool) []command {
 	var cmds []command
-	for i := range c.plan.Steps {
+	for i, sp := range s.order {
 		st := &c.plan.Steps[i]
-		sp := s.Steps[st.ID]
 		if st.Hold == nil && len(cmds) < maxParallel && c.settles(st.Kind) && !sp.Settled && which(sp) {
 			cmds = append(cmds, command{op: opSettle, step: st.ID})
 		}

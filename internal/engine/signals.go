@@ -124,10 +124,9 @@ func (c *core) answerApproval(s *Progress, sig backstay.SignalBody, actor backst
 
 // openHold returns the step that waits for people, or "".
 func (r *runner) openHold() string {
-	for i := range r.plan.Steps {
-		st := &r.plan.Steps[i]
-		if st.Hold != nil && r.progress.Steps[st.ID].Phase == PhaseOpen {
-			return st.ID
+	for _, i := range r.core.holds {
+		if r.progress.order[i].Phase == PhaseOpen {
+			return r.plan.Steps[i].ID
 		}
 	}
 	return ""
@@ -148,10 +147,9 @@ func (r *runner) armHolds(acts context.Context) {
 	if r.progress.State.Settled() {
 		return
 	}
-	for i := range r.plan.Steps {
-		st := &r.plan.Steps[i]
-		sp := r.progress.Steps[st.ID]
-		if st.Hold == nil || sp.Phase != PhaseOpen || st.Hold.Within == 0 {
+	for _, i := range r.core.holds {
+		st, sp := &r.plan.Steps[i], r.progress.order[i]
+		if sp.Phase != PhaseOpen || st.Hold.Within == 0 {
 			continue
 		}
 		left := min(sp.Opened.Add(st.Hold.Within.Std()).Sub(r.e.now()), st.Hold.Within.Std())

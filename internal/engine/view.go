@@ -97,7 +97,7 @@ func (c *core) view(s *Progress) View {
 	}
 	for i := range c.plan.Steps {
 		st := &c.plan.Steps[i]
-		sp := s.Steps[st.ID]
+		sp := s.order[i]
 		sv := StepView{
 			ID: st.ID, Kind: st.Kind, Summary: st.Summary, UndoSummary: st.UndoSummary, Class: st.Class, Phase: sp.Phase, Opened: sp.Opened, Closed: sp.Closed,
 			Error: sp.Outcome.Error, Hint: sp.Outcome.Hint, Output: sp.Outcome.Output, Note: sp.Outcome.Note, Slots: sp.Slots,
@@ -128,7 +128,7 @@ func (c *core) upcoming(s *Progress) (string, time.Time) {
 		return "", time.Time{}
 	}
 	for i := range c.plan.Steps {
-		if st := &c.plan.Steps[i]; s.Steps[st.ID].Phase == PhasePending {
+		if st := &c.plan.Steps[i]; s.order[i].Phase == PhasePending {
 			return st.Summary, time.Time{}
 		}
 	}
