@@ -406,14 +406,14 @@ func (c *core) backward(s *Progress) []command {
 }
 
 // needsUndo reports whether the step is touched and not yet compensated.
-func (sp *StepProgress) needsUndo() bool {
-	return sp.Touched && (sp.Phase == PhaseApplied || sp.Phase == PhaseFailed || sp.Phase == PhaseUndoing || sp.Phase == PhaseOpen)
+func (st *StepProgress) needsUndo() bool {
+	return st.Touched && (st.Phase == PhaseApplied || st.Phase == PhaseFailed || st.Phase == PhaseUndoing || st.Phase == PhaseOpen)
 }
 
 // blocks reports whether the step's undo failed in a way that makes undoing
 // what it needs wrong. A step that never had an undo blocks nothing.
-func (sp *StepProgress) blocks() bool {
-	return sp.Phase == PhaseUndoFailed && sp.Undo != nil && sp.Undo.Cause != backstay.CauseNoUndo
+func (st *StepProgress) blocks() bool {
+	return st.Phase == PhaseUndoFailed && st.Undo != nil && st.Undo.Cause != backstay.CauseNoUndo
 }
 
 func (c *core) unsettled(s *Progress, which func(*StepProgress) bool) []command {
