@@ -229,6 +229,11 @@ func (d *decoder) viaText(n *node, v reflect.Value, path string, f *field) {
 // viaJSON decodes a node through json.Unmarshaler.
 func (d *decoder) viaJSON(n *node, v reflect.Value, path string) {
 	shapes := shapesOf(v.Type())
+	if _, script := v.Addr().Interface().(Sheller); script && n.shape == scalar && n.unsafe != "" {
+		d.ps.add(n, path, "the value of ${"+n.unsafe+"} has characters that mean something to a shell",
+			"pass it as a variable: `env: {"+n.unsafe+": \"${"+n.unsafe+"}\"}` and \"$"+n.unsafe+"\" in the script; or give a list of arguments, which no shell sees")
+		return
+	}
 	if fields := mappingOf(v.Type()); fields != nil && n.shape == mapping {
 		before := len(d.ps.list) + d.ps.more
 		d.structure(n, reflect.New(fields).Elem(), path, others{})

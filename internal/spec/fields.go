@@ -20,6 +20,12 @@ type Shaper interface {
 	SpecShape() []string
 }
 
+// Sheller is such a type whose text shape is a script for a shell. An input put
+// into a script must be one plain word: anything else could become code.
+type Sheller interface {
+	SpecShell()
+}
+
 // Fielder is what such a type may implement to describe its mapping shape: a
 // pointer to a struct with the usual tags, checked before UnmarshalJSON runs.
 type Fielder interface {

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -220,6 +221,22 @@ func (in *inputs) fill(n *node, path string) {
 	}
 }
 
+// plainWord reports whether a shell takes the value as one word that means
+// itself, wherever in a script it stands.
+func plainWord(value string) bool {
+	const marks = "_./:@%+=,-"
+	for _, r := range value {
+		switch {
+		case r == utf8.RuneError || unicode.IsControl(r):
+			return true // a problem of its own, reported where it came in
+		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', strings.ContainsRune(marks, r):
+		default:
+			return false
+		}
+	}
+	return value != ""
+}
+
 // expand replaces ${NAME} and unescapes $${ in one pass. It tells whether a
 // value was put in, and is not ok where it reported a problem.
 func (in *inputs) expand(n *node, path string) (text string, filled, ok bool) {
@@ -250,6 +267,9 @@ func (in *inputs) expand(n *node, path string) (text string, filled, ok bool) {
 			continue
 		}
 		filled = true
+		if !plainWord(g.value) {
+			n.unsafe = name
+		}
 		in.bytes += len(g.value)
 		if in.bytes > maxText {
 			in.ps.add(n, path, fmt.Sprintf("the inputs put in are more than %d MiB of text", maxText>>20), "put large content into a file of its own")

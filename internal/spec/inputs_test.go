@@ -98,7 +98,7 @@ func TestInputSources(t *testing.T) {
 		{"not UTF-8", base, map[string]string{"USED": "a\xff"}, "", "--set USED: the value of USED is not UTF-8\n"},
 		{"too large", base, map[string]string{"USED": strings.Repeat("a", 64<<10+1)}, "", "--set USED: the value of USED is larger than 64 KiB\n    = put large content into a file of its own\n"},
 		{"only from the environment", "inputs: {USED: {from: environment}}\n" + base, map[string]string{"USED": "x"}, "", "b:4:15: steps[0].run: the input USED has no value\n    | steps: [{run: '${USED}'}]\n    = give it in the environment: USED=VALUE backstay …\n--set USED: the input USED may only come from: environment\n"},
-		{"env-file lines", base, nil, "# c\nUSED='a b'\nUSED=2\nnothing\nA=\n", "inputs.env:3:1: \"USED\" is already on line 2\n    | USED=2\n    = remove one of them\ninputs.env:4:1: want NAME=VALUE\n    | nothing\n    = comments begin with #\n"},
+		{"env-file lines", base, nil, "# c\nUSED='a-b'\nUSED=2\nnothing\nA=\n", "inputs.env:3:1: \"USED\" is already on line 2\n    | USED=2\n    = remove one of them\ninputs.env:4:1: want NAME=VALUE\n    | nothing\n    = comments begin with #\n"},
 		{"env-file value", "inputs: {USED: {pattern: '[0-9]+', doc: a number}}\n" + base, nil, "USED=12a\n", "inputs.env:1:1: USED: the input USED is \"12a\", which does not match \"[0-9]+\"\n    | USED=12a\n    = a number\n"},
 	}
 	for _, tt := range tests {

@@ -37,6 +37,8 @@ func (c command) MarshalJSON() ([]byte, error) {
 
 func (command) SpecShape() []string { return []string{"string", "strings"} }
 
+func (command) SpecShell() {}
+
 // percent is a text such as "10%".
 type percent string
 

@@ -153,7 +153,7 @@ func TestLoad(t *testing.T) {
 		"backstay.yaml":                "backstay: v1\nrelease: a\nversion: ${VERSION}\nsteps: [{run: '${WHO} ${WHERE}', name: one}]\n",
 		"environments/production.yaml": "owner: production\n",
 		"environments/dev.yaml":        "owner: ${WHERE}\n",
-		"inputs.env":                   "# comment\n\nWHO=file\nWHERE = \"over there\"\nUNUSED=x\nAPI_TOKEN=not used, so not looked at\n",
+		"inputs.env":                   "# comment\n\nWHO=file\nWHERE = \"over-there\"\nUNUSED=x\nAPI_TOKEN=not used, so not looked at\n",
 	})
 	file := filepath.Join(dir, "backstay.yaml")
 	environ := func(name string) (string, bool) { return "environ", name == "VERSION" || name == "WHO" }
@@ -166,7 +166,7 @@ func TestLoad(t *testing.T) {
 	}
 	wantInputs := []spec.Input{
 		{Name: "VERSION", Value: "environ", Source: spec.FromEnvironment},
-		{Name: "WHERE", Value: "over there", Source: spec.FromEnvFile},
+		{Name: "WHERE", Value: "over-there", Source: spec.FromEnvFile},
 		{Name: "WHO", Value: "set", Source: spec.FromSet},
 	}
 	if diff := cmp.Diff(wantInputs, got.Inputs); diff != "" {
@@ -175,7 +175,7 @@ func TestLoad(t *testing.T) {
 	if got.File != file || got.Dir != dir || got.Environment != "production" || got.Owner != "production" {
 		t.Errorf("got file %q, dir %q, environment %q, owner %q", got.File, got.Dir, got.Environment, got.Owner)
 	}
-	if want := `{"run":"set over there"}`; string(got.Steps[0].Config) != want {
+	if want := `{"run":"set over-there"}`; string(got.Steps[0].Config) != want {
 		t.Errorf("got config %s, want %s", got.Steps[0].Config, want)
 	}
 }

@@ -34,6 +34,9 @@ type node struct {
 	// filled says that an input was put in: then quotes do not make it text
 	// only, because flow style needs them around ${NAME}.
 	filled bool
+	// unsafe names an input that was put in and that a shell would not take as
+	// one plain word.
+	unsafe string
 
 	pairs []pair
 	items []*node

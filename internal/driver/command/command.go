@@ -61,6 +61,9 @@ type Line struct {
 	Argv  []string
 }
 
+// SpecShell says that the text form is a script: inputs in it must be plain words.
+func (Line) SpecShell() {}
+
 // SpecShape says how a line is written.
 func (Line) SpecShape() []string { return []string{"string", "strings"} }
 

@@ -47,9 +47,25 @@ func Open(ctx context.Context, dir string, options ledger.Options) (*ledger.Stor
 		return nil, err
 	}
 	path := filepath.Join(dir, File)
+	id, err := expected(dir)
+	if err != nil {
+		return nil, err
+	}
 	if err := prepareFile(dir, path); err != nil {
 		return nil, err
 	}
+	store, err := openBusy(ctx, path, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := identify(ctx, dir, id, store); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
+}
+
+// openBusy opens a ledger that another process may be opening at this moment.
+func openBusy(ctx context.Context, path string, options ledger.Options) (*ledger.Store, error) {
 	// Two processes that open a new file at once may find it locked while the
 	// other turns WAL on: SQLite does not wait there by itself.
 	for deadline := time.Now().Add(busyTimeout); ; {
