@@ -46,9 +46,8 @@ phase() { # phase NAME COMMAND...
 
 # The race tests count one by one, from go test's own records.
 race_tests() {
-	local gotestsum=$1 log=bin/test.json pass bad skip real=
+	local gotestsum=$1 log=bin/test.json pass bad skip
 	echo "== race tests"
-	if scripts/install-parts.sh --check; then real=1; fi
 	rm -f "$log"
 	CGO_ENABLED=1 BACKSTAY_REAL=$real within "$gotestsum" --format pkgname --format-hide-empty-pkg --jsonfile "$log" -- \
 		-race -shuffle=on -count=1 -timeout "$(left)s" ./...
@@ -85,6 +84,8 @@ examples() {
 
 mkdir -p bin
 phase "real parts" scripts/install-parts.sh
+real=
+if scripts/install-parts.sh --check; then real=1; fi
 phase build make --no-print-directory build
 phase lint make --no-print-directory lint
 phase "generated files" make --no-print-directory verify
@@ -92,6 +93,7 @@ phase architecture go test -count=1 ./internal/archtest
 gotestsum=$(make --no-print-directory --silent print-gotestsum) && race_tests "$gotestsum" || fail "build gotestsum"
 # Under the race detector the enumeration of faults plays a stride; here all of it.
 phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth1' -sim.full
+phase "kills at every point" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/sim/kill -kill.full
 phase "README's first command" scripts/readme.sh
 examples
 
