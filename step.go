@@ -167,6 +167,9 @@ type Reverts struct {
 	Step       string `json:"step"`
 	// Target is the digest of the image (stored as a blob) to restore.
 	Target string `json:"target"`
+	// Effect is the reverted step's own effect mode: undoing a revert by command
+	// does that step again.
+	Effect Effect `json:"effect,omitempty"`
 	// From is the digest of the image that the reverted step left behind; what
 	// differs from it is an outsider's and is kept. Empty: whatever is there.
 	From string `json:"from,omitempty"`

@@ -77,6 +77,9 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 		return
 	}
 	choice := chooseUndo(st, before, after, now)
+	if choice.act && sp.Phase == PhaseUndoing && doesAgain(st) {
+		choice = doubtful(st, before, now)
+	}
 	if choice.result == CompensationFailed {
 		r.append(backstay.EntryCompensation, st.ID, backstay.CompensationBody{
 			Result: choice.result, Cause: choice.cause, Error: choice.detail, Residue: choice.residue, Kept: choice.kept,
@@ -94,6 +97,16 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 	}
 	r.append(backstay.EntryUndoIntent, st.ID, backstay.UndoIntentBody{Now: ref}, rec.blobsOf()...)
 	r.afterFlush(st.ID, func() { r.takeBack(acts, st, after, choice) })
+}
+
+// doubtful is the choice about an undo that was cut off and must not be
+// repeated, with nothing that tells how far it came: a person looks.
+func doubtful(st *backstay.Step, before, now backstay.Image) undoChoice {
+	return undoChoice{
+		result: CompensationFailed, cause: backstay.CauseAmbiguous,
+		detail:  "the process died while it did step " + st.Reverts.Step + " again, which must happen at most once",
+		residue: residuesOf(st, before, now, backstay.CauseAmbiguous),
+	}
 }
 
 // halfUndone gives the after-image to compare with when an undo was cut off:
@@ -204,6 +217,13 @@ func (r *runner) takeBack(acts context.Context, st *backstay.Step, after backsta
 	})
 }
 
+// doesAgain reports whether undoing the step would do an act again that must
+// happen at most once: a revert by command whose own rollback repeats the
+// reverted step's do.
+func doesAgain(st *backstay.Step) bool {
+	return st.Reverts != nil && !st.Restorable && st.Reverts.Effect == backstay.AtMostOnce
+}
+
 // undoAttempt calls the driver's undo inside its own timeout; transient errors
 // are tried again, since undo is idempotent by contract.
 func (r *runner) undoAttempt(ctx context.Context, st *backstay.Step, call backstay.Call) (backstay.Result, error) {
@@ -215,9 +235,12 @@ func (r *runner) undoAttempt(ctx context.Context, st *backstay.Step, call backst
 		// The revert ran the earlier step's undo command; its do takes that back.
 		undo = func(ctx context.Context) (backstay.Result, error) { return r.e.actions.Do(ctx, call) }
 	}
-	const undoRetries = 3
+	tries := 3
+	if doesAgain(st) {
+		tries = 0
+	}
 	var last backstay.Result
-	err := retry(ctx, r.e.opts.Backoff, undoRetries, func() (err error) {
+	err := retry(ctx, r.e.opts.Backoff, tries, func() (err error) {
 		last, err = r.gated(ctx, undo)
 		return err
 	})

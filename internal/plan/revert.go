@@ -156,7 +156,7 @@ func restoring(s backstay.Step, deployment string, d Done) backstay.Step {
 	r := s
 	r.ID = "revert-" + s.ID
 	r.Pivot, r.Stage, r.Hold = false, "", nil
-	r.Reverts = &backstay.Reverts{Deployment: deployment, Step: s.ID, Target: d.Before.Digest()}
+	r.Reverts = &backstay.Reverts{Deployment: deployment, Step: s.ID, Effect: s.Effect, Target: d.Before.Digest()}
 	if d.After != nil {
 		r.Reverts.From = d.After.Digest()
 	}
