@@ -18,7 +18,8 @@ deploy() { backstay deploy -f backstay.yaml --set WWW="$www" --set PORT="$port" 
 
 echo "== v1 to v2: good"
 deploy v2
-[[ $(get body /) == 200 && $(cat body) == "<h1>edge 2</h1>" ]] || { echo "v2 is not served" >&2; exit 1; }
+for _ in $(seq 50); do [[ $(get body /) == 200 && $(cat body) == "<h1>edge 2</h1>" ]] && break; sleep 0.1; done
+[[ $(cat body) == "<h1>edge 2</h1>" ]] || { echo "v2 is not served" >&2; exit 1; }
 
 before=$(picture)
 for bad in v3 v4; do
@@ -27,9 +28,15 @@ for bad in v3 v4; do
 	deploy "$bad" || code=$?
 	[[ $code -eq 2 ]] || { echo "exit code $code, want 2 (rolled back)" >&2; exit 1; }
 	[[ $(picture) == "$before" ]] || { echo "the files are not as before" >&2; diff <(echo "$before") <(picture) >&2; exit 1; }
-	# A reload returns before the old workers are gone: ask until they are.
-	for _ in $(seq 50); do [[ $(get body /healthz) == 200 ]] && break; sleep 0.1; done
-	[[ $(get body /healthz) == 200 && $(get body /) == 200 && $(cat body) == "<h1>edge 2</h1>" ]] || { echo "v2 is not served any more" >&2; exit 1; }
+	# A reload returns before the old workers stopped answering: ask until v2
+	# answers five times in a row.
+	row=0
+	for _ in $(seq 100); do
+		if [[ $(get body /healthz) == 200 && $(get body /) == 200 && $(cat body) == "<h1>edge 2</h1>" ]]; then row=$((row + 1)); else row=0; fi
+		[[ $row -ge 5 ]] && break
+		sleep 0.1
+	done
+	[[ $row -ge 5 ]] || { echo "v2 is not served any more" >&2; exit 1; }
 done
 backstay drift
 backstay audit verify
