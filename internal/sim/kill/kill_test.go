@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,7 +75,10 @@ func openStore(ctx context.Context, state string, ttl time.Duration) (*ledger.St
 // child deploys the spec below SIM_DIR, or recovers what is unsettled.
 func child(ctx context.Context) error {
 	dir, state := os.Getenv(envDir), os.Getenv(envState)
-	ttl := 400 * time.Millisecond
+	ttl := 700 * time.Millisecond
+	if strings.Contains(state, "://") {
+		ttl = 2 * time.Second // a statement's timeout is shorter than the lease, and the machine is busy
+	}
 	if v, err := time.ParseDuration(os.Getenv(envTTL)); err == nil {
 		ttl = v
 	}
@@ -314,10 +318,26 @@ func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration)
 		kills.Add(1)
 		return text.String(), true
 	}
+	if err != nil && strings.Contains(text.String(), "may have lapsed") {
+		// On a machine so busy that no heartbeat got through in time, the child
+		// stopped by itself, as it must: somebody recovers, as after a kill.
+		return text.String(), true
+	}
 	if err != nil {
 		t.Fatalf("%s child: %v\n%s", role, err, text.String())
 	}
 	return text.String(), false
+}
+
+// settle recovers until a recovery was not stopped on its way.
+func settle(t *testing.T, dir, state string) {
+	t.Helper()
+	for range 10 {
+		if _, stopped := spawn(t, "recover", dir, state, "", 0); !stopped {
+			return
+		}
+	}
+	t.Fatal("ten recoveries were stopped on their way")
 }
 
 // signaled reports whether a process was ended by a signal.
@@ -493,16 +513,21 @@ func TestKilledOnPostgres(t *testing.T) {
 	t.Parallel()
 	pg := parts.StartPostgres(t)
 	after := reference(t)
-	for i, point := range points() {
-		for _, failing := range []bool{false, true} {
+	at := kills.Load()
+	t.Run("kills", func(t *testing.T) {
+		for i, point := range points() {
 			if !full() && i%6 != 0 {
 				continue
 			}
-			t.Run(fmt.Sprintf("%s/failing=%v", point, failing), func(t *testing.T) {
+			back := slices.ContainsFunc([]string{"fail", "undo", "undone", "compensation", "finish"}, func(w string) bool { return strings.Contains(point, w) })
+			t.Run(point, func(t *testing.T) {
 				t.Parallel()
-				crash(t, pg.Database(t), fmt.Sprintf("%s:%d", point, 1+i%2), 0, failing, after)
+				crash(t, pg.Database(t), point+":1", 0, back || i%3 == 0, after)
 			})
 		}
+	})
+	if n := kills.Load() - at; full() && n < 30 {
+		t.Errorf("only %d kills landed", n)
 	}
 }
 
@@ -547,7 +572,7 @@ func stopped(t *testing.T, state, point string, failing bool, after map[string]s
 	before := picture(t, filepath.Join(dir, "world"))
 	first, out := launch(t, "deploy", dir, state, envStop+"="+point)
 	waitStopped(t, first.Process.Pid)
-	spawn(t, "recover", dir, state, "", 0)
+	settle(t, dir, state)
 	judge(t, dir, state, before, after, failing)
 	settled := picture(t, filepath.Join(dir, "world"))
 	if err := first.Process.Signal(syscall.SIGCONT); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -620,11 +645,11 @@ func crash(t *testing.T, state, point string, delay time.Duration, failing bool,
 	if killed {
 		// The recovery is killed too, at the same kind of point, and then goes on.
 		spawn(t, "recover", dir, state, point, 0)
-		spawn(t, "recover", dir, state, "", 0)
+		settle(t, dir, state)
 	}
 	judge(t, dir, state, before, after, failing)
 	once := picture(t, filepath.Join(dir, "world"))
-	spawn(t, "recover", dir, state, "", 0)
+	settle(t, dir, state)
 	if diff := cmp.Diff(once, picture(t, filepath.Join(dir, "world"))); diff != "" {
 		t.Errorf("recovering again changed the world:\n%s", diff)
 	}
