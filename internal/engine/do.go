@@ -253,6 +253,16 @@ func (r *runner) revertImages(st *backstay.Step) (target, from backstay.Image, e
 	return target, from, err
 }
 
+// wanted is the image a step is to leave: what the plan knows beforehand, or
+// what a revert brings back.
+func (r *runner) wanted(st *backstay.Step) (backstay.Image, error) {
+	if st.Reverts == nil {
+		return st.Want, nil
+	}
+	target, _, err := r.revertImages(st)
+	return target, err
+}
+
 // retries is how often a transient error of the step may be tried again.
 // Where doing twice is not known to be safe it is never.
 func retries(st *backstay.Step) int {
@@ -327,13 +337,9 @@ func (r *runner) readBack(st *backstay.Step, after backstay.Image, key backstay.
 	if unread != "" {
 		return fmt.Errorf("%s cannot be read after the step: %s", key, unread)
 	}
-	want := st.Want
-	if st.Reverts != nil {
-		target, _, err := r.revertImages(st)
-		if err != nil {
-			return err
-		}
-		want = target
+	want, err := r.wanted(st)
+	if err != nil {
+		return err
 	}
 	for _, k := range st.Keys {
 		w, known := want[k]
@@ -411,13 +417,7 @@ func (r *runner) find(ctx context.Context, st *backstay.Step, call backstay.Call
 	if now.Equal(before) {
 		return backstay.ObservedBody{Finding: backstay.NotApplied, Reason: "everything reads as before the step"}
 	}
-	want := st.Want
-	if st.Reverts != nil {
-		if target, _, err := r.revertImages(st); err == nil {
-			want = target
-		}
-	}
-	if len(want) > 0 && now.Equal(want) {
+	if want, err := r.wanted(st); err == nil && len(want) > 0 && now.Equal(want) {
 		return backstay.ObservedBody{Finding: backstay.Applied, Reason: "everything reads as the plan wants it"}
 	}
 	finding, err := r.e.actions.Probe(ctx, call)

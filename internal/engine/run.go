@@ -164,7 +164,7 @@ func (r *runner) run(ctx context.Context) error {
 	defer stop(ErrStopped)
 	poll := time.NewTicker(r.e.opts.Poll)
 	defer poll.Stop()
-	r.publish("")
+	r.publish()
 	for {
 		for r.fatal == nil && r.dispatch(acts) {
 		}
@@ -277,7 +277,7 @@ func (r *runner) start(acts context.Context, name, what string, looking bool, wo
 		case <-acts.Done(): // nobody listens any more
 		}
 	})
-	r.publish(what)
+	r.publish()
 }
 
 // busy reports whether something about name is under way, or will be after
@@ -389,7 +389,7 @@ func (r *runner) flush(ctx context.Context) {
 		// Somebody's word is waiting: it must not be overtaken by the next step.
 		r.pollSignals(ctx)
 	}
-	r.publish("")
+	r.publish()
 }
 
 // pointOf names the failpoint of an entry: its kind, or "transition.EVENT".

@@ -52,7 +52,7 @@ type StepView struct {
 
 // publish shows the watcher what is known now. Only durable facts are in it,
 // and what is being done.
-func (r *runner) publish(string) {
+func (r *runner) publish() {
 	if r.e.opts.Watch == nil || len(r.pending) > 0 {
 		return
 	}
