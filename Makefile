@@ -35,6 +35,13 @@ test-short: ## quick tests only; nothing is installed or started
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## the linters of .golangci.yml, formatting included
 	$(TOOLS)/golangci-lint run ./...
+	cd test/crash && $(CURDIR)/$(TOOLS)/golangci-lint run ./...
+	cd test/public && $(CURDIR)/$(TOOLS)/golangci-lint run ./...
+
+.PHONY: crash
+crash: ## every crash image and every n-th I/O failure, of the ledger and of file steps, with their counts
+	$(GO) -C test/crash test -count=1 -v ./... -crash.full | grep -v '^=== '
+	$(GO) test -count=1 -v ./internal/sim/power -power.full | grep -v '^=== '
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## format: gofumpt, import groups
@@ -59,9 +66,41 @@ golden: ## rewrite the golden files of all tests; read the diff before you commi
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
+# What CI hunts with; the counts go to bin/sim/*.json.
+SCHEDULES ?= 100000
+SIM := $(GO) test -count=1 -timeout 3h ./internal/sim -sim.report $(CURDIR)/bin/sim -v -run
+
 .PHONY: sim
-sim: ## the deterministic simulator
-	$(GO) test -count=1 ./internal/sim/...
+sim: ## every fault over every plan, every pair over one, SCHEDULES (100000) random schedules
+	$(SIM) '^(TestDepth1|TestMemoryIsALedger)$$' -sim.full | grep -vE '^(=== |    --- PASS)'
+	$(SIM) '^TestDepth2$$' -sim.pairs linear | grep -vE '^(=== |    --- PASS)'
+	$(SIM) '^TestSchedules$$' -sim.schedules $(SCHEDULES) | grep -vE '^(=== |    --- PASS)'
+
+# Each prints one table of docs/benchmarks.md; `make sim-stats TABLES=TestDetection` makes one of them.
+TABLES ?= TestFalseRollbacks TestDetection TestLatencyDetection TestLateRegression TestPromotionError TestRollouts
+
+.PHONY: sim-stats
+sim-stats: ## what the analysis promises, by simulation, and whole rollouts beside other tools' policies, into bin/sim
+	mkdir -p bin/sim; bad=0; for table in $(TABLES); do \
+		$(GO) test -count=1 -timeout 3h ./internal/sim/stats -stats.full -v -run "$$table" | \
+			grep -vE '^ *(=== |--- PASS)' | tee bin/sim/$${table//\//-}.txt || bad=1; \
+	done; exit $$bad
+
+.PHONY: mutants
+mutants: ## seed every bug of internal/sim/mutant and demand that a test catches it
+	mkdir -p bin/sim
+	$(GO) test -count=1 -timeout 1h ./internal/sim/mutant -mutant.run -parallel 2 -v -mutant.report $(CURDIR)/bin/sim/mutants.txt | grep -vE '^(=== |    --- PASS)'
+
+.PHONY: night
+night: ## hours: every pair over every plan, five million schedules from a new seed, every mutant, releases under load
+	$(SIM) '^TestDepth2$$' -sim.pairs all | grep -vE '^(=== |    --- PASS)'
+	$(SIM) '^TestSchedules$$' -sim.schedules 5000000 -sim.seed $$(date +%s) | grep -vE '^(=== |    --- PASS)'
+	$(MAKE) --no-print-directory mutants
+	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/release -release.full -v
+	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/driver/migration -run 'TestKilled|TestBackfill' -migration.stride 1 -migration.kills 100 -v
+	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 10m ./internal/driver/flag -run '^TestUnleash$$' -flag.unleash -v | grep -vE '^ *(=== |--- PASS)'
+	$(GO) test -count=1 -timeout 1h ./internal/sim/kill -run '^TestKilledExposing$$' -kill.full -kill.night -v | grep -vE '^ *(=== |--- PASS)'
+	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/routers -routers.full -v
 
 .PHONY: bench
 bench: ## benchmarks, COUNT (6) times each, into NEW (bin/bench/new.txt)

@@ -39,6 +39,7 @@ type Request struct {
 	Version   string
 	Blobs     Blobs
 	Secrets   Secrets // only to test that references resolve; values must not be kept
+	Flags     Flags   // to look at; nil: this ledger has none
 
 	// Set by the engine from the spec's common step keys; zero means default.
 	Timeout     Duration
@@ -78,6 +79,7 @@ type Call struct {
 	DataDir        string // as in Request
 	Blobs          Blobs
 	Secrets        Secrets
+	Flags          Flags
 	// Output takes the raw output of commands. It is bounded and redacted
 	// behind the driver's back; nil discards.
 	Output io.Writer
@@ -93,16 +95,39 @@ type Call struct {
 	// Slots are the run-time facts (ports, pids) that earlier acts of this
 	// step returned.
 	Slots map[string]string
+	// Gate, of a Check that a gate asks, says where the deployment stands. Slots
+	// are then those of the steps that the gate waits behind.
+	Gate *GateView
 	// Proven tells Settle how the deployment ended: true after a proven
 	// deployment, false after a rolled back one.
 	Proven bool
 }
+
+// GateView is what a gate's check may want to know. Weight is the share of the
+// new side on Route in percent, since Since at the latest; Shares are all the
+// shares that the release goes through. State is what the check's last answer
+// asked to be remembered, in this process or one before it.
+type GateView struct {
+	Step   string
+	Route  string
+	Weight int
+	Shares []int
+	Since  time.Time
+	State  json.RawMessage
+}
+
+// SlotFirst is set by a step that gave a route its first instances: there is no
+// running side, and nobody whom the new one could be compared with.
+const SlotFirst = "first"
 
 // Result is what Do and Undo return beside their error. Slots are merged into
 // the step's; Note is one line for people. Both are kept when err is not nil.
 type Result struct {
 	Slots map[string]string
 	Note  string
+	// Untouched says of a Do that failed that it changed nothing: what differs
+	// from before is somebody else's.
+	Untouched bool
 }
 
 // CheckResult is the answer of a verify probe or gate with its evidence.
@@ -111,4 +136,9 @@ type CheckResult struct {
 	Reason   string        `json:"reason"`
 	Samples  int           `json:"samples"`
 	Duration time.Duration `json:"duration_ns"`
+	// Evidence are the numbers behind the verdict, where there are some.
+	Evidence *Evidence `json:"evidence,omitempty"`
+	// State is what the check wants to be given back (GateView.State). It holds
+	// no secret.
+	State json.RawMessage `json:"state,omitempty"`
 }

@@ -6,36 +6,6 @@ import (
 	"strings"
 )
 
-// ErrorClass is the class of an error as a driver reports it. One table (Treatment) maps it to
-// what the engine does and to the user's word for it.
-type ErrorClass string
-
-// The error classes. A driver wraps its error with Classify; an error without
-// a class is Permanent.
-const (
-	NotFound  ErrorClass = "not_found"
-	Conflict  ErrorClass = "conflict"
-	Transient ErrorClass = "transient"
-	Permanent ErrorClass = "permanent"
-)
-
-// Treatment is one row of the table that maps an error class to what happens.
-type Treatment struct {
-	Retry    bool   // retried with backoff and jitter inside the step's timeout
-	UserWord string // transient, persistent or systemic
-}
-
-// Treatments is the one table from error class to what the engine does. What
-// is not retried turns the deployment around at once.
-func Treatments() map[ErrorClass]Treatment {
-	return map[ErrorClass]Treatment{
-		Transient: {Retry: true, UserWord: "transient"},
-		Permanent: {UserWord: "persistent"},
-		NotFound:  {UserWord: "persistent"},
-		Conflict:  {UserWord: "systemic"},
-	}
-}
-
 // Error is an error that knows what the operator should do next. Op and
 // Subject say what was being done to what; Hint is one sentence or command.
 type Error struct {
@@ -65,6 +35,10 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// ErrNoUndo is the reason why a driver's undo refused to act: it would lose
+// what nothing could bring back. What remains is held with cause no_undo.
+var ErrNoUndo = errors.New("an undo would lose it")
 
 // Classify wraps err with a class, keeping its message. A nil error stays nil.
 func Classify(class ErrorClass, err error) error {

@@ -158,6 +158,8 @@ type Step struct {
 	// Reverts, on a step of a revert plan, names the step of an earlier
 	// deployment whose effect this step takes back.
 	Reverts *Reverts `json:"reverts,omitempty"`
+	// Of names the release step of the spec that this step is a part of.
+	Of string `json:"of,omitempty"`
 }
 
 // Reverts points from a step of a revert (or drift fix) plan to the images it
@@ -190,14 +192,22 @@ type Prepared struct {
 	// Restorable says that the driver's Undo can bring back any image of the
 	// keys from the image alone. Otherwise Undo runs a compensating command.
 	Restorable bool `json:"restorable,omitempty"`
+	// Dial, where set, is the one key of a restorable step that moves it one
+	// notch of a scale (a route's weights, a flag's rollout). Consecutive moves of
+	// one dial are taken back in one: straight to what was there before the first.
+	Dial Key `json:"dial,omitempty"`
 	// HasUndo is false only for irreversible steps and pure holds.
-	HasUndo      bool     `json:"has_undo,omitempty"`
-	Irreversible string   `json:"irreversible,omitempty"` // why; demands an approval before it
-	Want         Image    `json:"want,omitempty"`         // the wanted state, where it is known beforehand
-	Hold         *Hold    `json:"hold,omitempty"`         // a step that only waits for people
-	Timeout      Duration `json:"timeout"`
-	UndoTimeout  Duration `json:"undo_timeout"`
-	Retries      int      `json:"retries,omitempty"` // of transient errors, within Timeout
+	HasUndo      bool   `json:"has_undo,omitempty"`
+	Irreversible string `json:"irreversible,omitempty"` // why; demands an approval before it
+	Want         Image  `json:"want,omitempty"`         // the wanted state, where it is known beforehand
+	Hold         *Hold  `json:"hold,omitempty"`         // a step that only waits for people
+	Gate         *Gate  `json:"gate,omitempty"`         // a step that only waits for evidence
+	// Part is a comparison's part of the evidence against a release, relative to
+	// others'; 0 for checks that fail by themselves.
+	Part        float64  `json:"part,omitempty"`
+	Timeout     Duration `json:"timeout"`
+	UndoTimeout Duration `json:"undo_timeout"`
+	Retries     int      `json:"retries,omitempty"` // of transient errors, within Timeout
 
 	// For people: one line each.
 	Summary     string `json:"summary"`
@@ -210,13 +220,57 @@ type Prepared struct {
 }
 
 // Hold is a wait for people: Count distinct approvers among From (group names,
-// or user names as "user:NAME"; empty: anybody who can reach the ledger),
+// or user names as "user:NAME"; empty: anybody who can open the ledger),
 // within Within. NotAuthor refuses the actor who started the deployment.
 type Hold struct {
 	From      []string `json:"from,omitempty"`
 	Count     int      `json:"count"`
 	Within    Duration `json:"within"`
 	NotAuthor bool     `json:"not_author,omitempty"`
+}
+
+// Waits reports whether the step only waits, for people or for evidence: it
+// has no keys, and nothing to undo.
+func (p Prepared) Waits() bool { return p.Hold != nil || p.Gate != nil }
+
+// Gate is a wait for time and evidence. It passes when Hold is over and every
+// check has passed for as long as that check says. A check that fails (its
+// Failures times in a row), or comparisons whose evidence convicts together (see
+// Weigh), fail it at once. What is undecided when Within is over is no pass
+// (invariant I17): Undecided says what happens then.
+//
+// The checks of a gate that passed stay armed until the deployment is proven,
+// whatever it waits for meanwhile.
+type Gate struct {
+	Hold      Duration    `json:"hold,omitzero"`
+	Within    Duration    `json:"within"`
+	Undecided GatePolicy  `json:"undecided,omitempty"`
+	Names     []string    `json:"names,omitempty"`  // entries of the section gates
+	Checks    []GateCheck `json:"checks,omitempty"` // the same, frozen, in that order
+	// Where it stands behind a move of a dial: the route, and the share of the new
+	// side in percent.
+	Route  string `json:"route,omitempty"`
+	Weight int    `json:"weight,omitempty"`
+}
+
+// GatePolicy is what happens when a gate's time is over without an answer.
+type GatePolicy string
+
+// The policies. The zero value rolls back; promotion is never a default.
+const (
+	RollBackUndecided GatePolicy = "rollback"
+	HoldUndecided     GatePolicy = "hold"    // waits for evidence or a person
+	PromoteUndecided  GatePolicy = "promote" // goes on, and the ledger says with what it could show
+)
+
+// GateCheck is one question of a gate: asked every Every, it must pass
+// uninterrupted for For.
+type GateCheck struct {
+	Name     string   `json:"name"`
+	For      Duration `json:"for,omitzero"`
+	Every    Duration `json:"every"`
+	Failures int      `json:"failures"`
+	Prepared
 }
 
 // Artifact is a file that the release ships, pinned by digest.

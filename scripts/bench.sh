@@ -38,6 +38,17 @@ spec 5000 > many.yaml
 /usr/bin/env time -f '%e s, %M KiB: backstay lint, 5,000 steps' "$backstay" lint -f many.yaml > /dev/null
 /usr/bin/env time -f '%e s, %M KiB: backstay plan, 5,000 steps' "$backstay" plan -f many.yaml --state "$work/many" > /dev/null
 
+echo "# drill of 20 steps"
+{
+	printf 'backstay: v1\nrelease: drilled\nversion: "1"\nsteps:\n'
+	for ((i = 0; i < 20; i++)); do printf '  - {name: s%d, file: {path: %s/drilled-%d, content: new}}\n' "$i" "$work" "$i"; done
+} > drilled.yaml
+for level in D1 D2; do
+	[[ $level == D1 || $(id -u) -eq 0 ]] || continue
+	/usr/bin/env time -f "%e s, %M KiB: backstay drill --level $level, 20 file steps" "$backstay" drill -f drilled.yaml --level "$level" --state "$work/drilled" -o "$level.txt" 2>&1 | tail -1
+	grep -E '^  D[12], ' "$level.txt"
+done
+
 echo "# fsyncs"
 if command -v strace > /dev/null; then
 	# A plan of 120 steps less one of 20: what start and end cost drops out.

@@ -16,6 +16,7 @@ run() {
 	work=$(mktemp -d)
 	mkdir "$work/home" "$work/tmp"
 	cp -a "examples/$name" "$work/$name"
+	cp -a examples/shop "$work/shop" # what several of them deploy
 	echo "-- examples/$name"
 	(
 		cd "$work/$name"

@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 documents='
 docs/state-machine.md|docs state-machine
 docs/reference/cli.md|docs cli
+docs/reference/failures.md|docs failures
 docs/reference/schema.json|docs schema
 docs/reference/spec.md|docs spec
 docs/reference/steps.md|docs steps
@@ -17,8 +18,26 @@ docs/reference/run.md|docs run
 docs/reference/file.md|docs file
 docs/reference/service.md|docs service
 docs/reference/services.md|docs services
+docs/reference/migrate.md|docs migrate
+docs/reference/backfill.md|docs backfill
+docs/reference/snapshot.md|docs snapshot
+docs/reference/promote.md|docs promote
+docs/reference/traffic.md|docs traffic
+docs/reference/routes.md|docs routes
+docs/reference/flag.md|docs flag
+docs/reference/mitigations.md|docs mitigations
+docs/reference/stores.md|docs stores
 docs/reference/http.md|docs http
 docs/reference/approve.md|docs approve
+docs/reference/gate.md|docs gate
+docs/reference/gates.md|docs gates
+docs/reference/sources.md|docs sources
+docs/reference/burn.md|docs burn
+docs/reference/compare.md|docs compare
+docs/reference/initialise.md|docs initialise
+docs/reference/probe.md|docs probe
+docs/reference/query.md|docs query
+docs/reference/release.md|docs release
 docs/reference/verify.md|docs verify
 docs/reference/inputs.md|docs inputs
 docs/reference/secrets.md|docs secrets

@@ -13,8 +13,15 @@ set -euo pipefail
 # package | a file (a pattern) or command that shows it is there
 parts='
 postgresql|/usr/lib/postgresql/*/bin/initdb
+mariadb-server|/usr/sbin/mariadbd
 nginx-light|/usr/sbin/nginx
+prometheus|prometheus
+prometheus-alertmanager|prometheus-alertmanager
+haproxy|/usr/sbin/haproxy
 curl|curl
+nodejs|node
+npm|npm
+strace|strace
 '
 
 present() { # present PATTERN-OR-COMMAND

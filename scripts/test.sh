@@ -24,7 +24,7 @@ within() {
 	wait "$child"
 }
 child=
-trap '[[ -z $child ]] || kill -TERM "$child" 2>/dev/null; exit 130' INT TERM
+trap '[[ -z $child ]] || kill -TERM "$child" 2>/dev/null; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
 
 ok() {
 	passed=$((passed + 1))
@@ -50,7 +50,7 @@ race_tests() {
 	echo "== race tests"
 	rm -f "$log"
 	CGO_ENABLED=1 BACKSTAY_REAL=$real within "$gotestsum" --format pkgname --format-hide-empty-pkg --jsonfile "$log" -- \
-		-race -shuffle=on -count=1 -timeout "$(left)s" ./...
+		-race -shuffle=on -count=1 -timeout "$(left)s" $(raced)
 	local code=$?
 	[[ -f $log ]] || : >"$log"
 	pass=$(records pass "$log")
@@ -70,15 +70,42 @@ race_tests() {
 	[[ $skip -eq 0 ]] || echo "note: $skip tests skipped; gotestsum names them above with their reason"
 }
 
+# raced are the packages that run under the race detector: all but the hunts, which
+# compute, write or keep users or databases busy for minutes. They have phases below, as the
+# sessions have that start hundreds of sandboxes.
+raced() { go list ./... | grep -vE '/internal/(drill|driver/migration|sim/(disk|power|release|stats))$'; }
+
 records() { # records ACTION LOG: tests with this end; escaped quotes in output never match
 	grep -cE "^\{\"Time\":\"[^\"]*\",\"Action\":\"$1\",\"Package\":\"[^\"]*\",\"Test\":" "$2" || true
 }
 
-examples() {
+# What a newcomer sees, one thing after the other: the demo and the examples. They
+# mostly wait, so they run beside phases that compute; their logs come at the end.
+shows() {
 	local dir
+	rm -rf bin/shows && mkdir -p bin/shows
+	show "the demo" go run ./cmd/backstay demo
 	for dir in examples/*/; do
-		[[ -e $dir/run.sh ]] || continue
-		phase "example $(basename "$dir")" scripts/examples.sh "$(basename "$dir")"
+		[[ ! -e $dir/run.sh ]] || show "example $(basename "$dir")" scripts/examples.sh "$(basename "$dir")"
+	done
+}
+
+show() { # show NAME COMMAND...
+	local name=$1
+	shift
+	# In a group of its own, so that the end of the time reaches its children.
+	timeout --kill-after=15 "$(left)" env --default-signal=INT,QUIT "$@" >"bin/shows/$name.log" 2>&1
+	echo $? >"bin/shows/$name.code"
+}
+
+shown() { # the ends of shows
+	local log name
+	wait "$1"
+	for log in bin/shows/*.log; do
+		name=$(basename "$log" .log)
+		echo "== $name"
+		cat "$log"
+		if [[ $(cat "bin/shows/$name.code" 2>/dev/null) == 0 ]]; then ok "$name"; else fail "$name"; fi
 	done
 }
 
@@ -92,10 +119,29 @@ phase "generated files" make --no-print-directory verify
 phase architecture go test -count=1 ./internal/archtest
 gotestsum=$(make --no-print-directory --silent print-gotestsum) && race_tests "$gotestsum" || fail "build gotestsum"
 # Under the race detector the enumeration of faults plays a stride; here all of it.
-phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth1' -sim.full
+phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^(TestDepth1|TestMemoryIsALedger)$' -sim.full -sim.report "$PWD/bin/sim"
+phase "drill, disks and statistics" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/drill ./internal/sim/disk ./internal/sim/stats
+phase "sessions that drill" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScripts(OnPostgres)?$/drill' -long
+phase "every pair of faults over one plan" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth2$' -sim.pairs linear -sim.report "$PWD/bin/sim"
+phase "random schedules" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestSchedules$' -sim.schedules 100000 -sim.report "$PWD/bin/sim"
+shows &
+showing=$!
+phase "mutants" make --no-print-directory mutants
 phase "kills at every point" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/sim/kill -kill.full
+phase "flag stores on a real Unleash" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/driver/flag -run '^TestUnleash$' -flag.unleash
+phase "public migrations" env BACKSTAY_REAL="$real" go -C test/public test -count=1 -timeout "$(left)s" ./...
+phase "migrations, with kills of both sides" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/driver/migration -migration.stride 7 -migration.kills 7 -migration.many
+# A hundred of each, kills at every third point, and every way in which an exchange
+# with a router can break are for the night.
+phase "releases and rollbacks under load" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/sim/release -release.full -release.rounds 8 -release.stride 40 -release.alike 10 -release.worse 3
+phase "moves under load on every router" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/driver/traffic -run '^Test(Proxy|HAProxy|Nginx)$/moves' -traffic.full
+# Images are laid and synced by the thousand: in memory, where there is such a place.
+images=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
+phase "crash images of the ledger" env TMPDIR="$images" go -C test/crash test -count=1 -timeout "$(left)s" ./... -crash.full
+phase "crash images of files" env TMPDIR="$images" go test -count=1 -timeout "$(left)s" ./internal/sim/power -power.full
+rm -rf "$images"
 phase "README's first command" scripts/readme.sh
-examples
+shown "$showing"
 
 if [[ ${#failures[@]} -gt 0 ]]; then
 	printf 'failed: %s\n' "${failures[@]}"

@@ -15,6 +15,7 @@ import (
 	"github.com/backstay-dev/backstay/internal/cli"
 	"github.com/backstay-dev/backstay/internal/driver/all"
 	"github.com/backstay-dev/backstay/internal/proc"
+	"github.com/backstay-dev/backstay/internal/sandbox"
 )
 
 // version is set by the linker.
@@ -23,7 +24,12 @@ var version = "dev"
 func main() { os.Exit(run()) }
 
 func run() int {
-	// First of all: this very binary is also the supervisor of commands.
+	// First of all: this very binary is also what makes a sandbox for drills, and
+	// the supervisor of commands.
+	if failed, err := sandbox.Main(); failed {
+		_, _ = io.WriteString(os.Stderr, "backstay: "+err.Error()+"\n")
+		return 1
+	}
 	if code, supervised := proc.SupervisorMain(os.Args); supervised {
 		return code
 	}

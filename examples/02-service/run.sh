@@ -13,6 +13,10 @@ backstay deploy -f backstay.yaml --set VERSION=v2
 port=$(sed -n 's/.*"port": *\([0-9]*\).*/\1/p' state/data/services/web/current | head -1)
 [[ $(curl -fsS "http://127.0.0.1:$port/") == "shop v2" ]] || { echo "v2 does not answer on port $port" >&2; exit 1; }
 
+echo "== a drill of v3: what would rollback restore?"
+drill() { backstay drill -f backstay.yaml --set VERSION=v3 -o drill.txt "$@"; }
+drill --level D2 || { [[ $? -eq 5 ]] && drill; } # real steps in sandboxes; on models where they cannot be made
+
 echo "== v3 crashes at start, under load on v2's port $port"
 : > asked; : > failed
 (while [[ ! -e stop ]]; do

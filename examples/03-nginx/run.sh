@@ -16,6 +16,10 @@ trap 'nginx -p "$www" -c nginx.conf -s quit 2> /dev/null; rm -rf "$www"' EXIT
 picture() { (cd "$www" && find html nginx.conf -printf '%p %y %m %T@ %s\n' | sort && sha256sum nginx.conf html/*); }
 deploy() { backstay deploy -f backstay.yaml --set WWW="$www" --set PORT="$port" --set VERSION="$1"; }
 
+echo "== a drill of v2: what would rollback restore?"
+drill() { backstay drill -f backstay.yaml --set WWW="$www" --set PORT="$port" --set VERSION=v2 -o drill.txt "$@"; }
+drill --level D2 || { [[ $? -eq 5 ]] && drill; } # real steps in sandboxes; on models where they cannot be made
+
 echo "== v1 to v2: good"
 deploy v2
 for _ in $(seq 50); do [[ $(get body /) == 200 && $(cat body) == "<h1>edge 2</h1>" ]] && break; sleep 0.1; done

@@ -29,13 +29,13 @@ type row struct {
 
 // kinds are the folders of step kinds. A kind may have folders below it.
 func kinds() []string {
-	return []string{"approve", "command", "file", "flag", "httpcall", "metric", "migration", "service", "traffic"}
+	return []string{"approve", "command", "file", "flag", "gate", "httpcall", "metric", "migration", "service", "traffic"}
 }
 
 // support are the packages that only tests (and each other) import.
 func support() []string {
 	return []string{
-		"internal/archtest", "internal/driver/drivertest", "internal/ledger/ledgertest",
+		"internal/archtest", "internal/driver/drivertest", "internal/driver/metric/sourcetest", "internal/ledger/ledgertest",
 		"internal/parts", "internal/sim/...",
 	}
 }
@@ -57,9 +57,11 @@ func table() []row {
 		{dir: "internal/analysis", never: io("os"), is: "sequential tests; the engine's Judge"},
 		{dir: "internal/api", is: "wire types of the control plane"},
 		{dir: "internal/proxy/wire", is: "what the data plane and its driver say to each other"},
+		{dir: "internal/flag/model", never: io("os"), is: "flags: definitions, moves, evaluation by LaunchDarkly's library"},
 		{dir: "internal/plan", may: in("spec"), never: io("os"), is: "Build(Spec, Observed) to a frozen Plan"},
 		{dir: "internal/tree", may: in("durable"), is: "canonical file trees: read, compare, restore"},
 		{dir: "internal/proc", may: in("durable"), is: "processes: start, identify, end as a whole group"},
+		{dir: "internal/sandbox", alone: true, third: []string{"golang.org/x/sys"}, is: "a private, copy-on-write view of this host, for drills"},
 		{dir: "internal/config", may: in("durable"), is: "settings of this host and user"},
 		{dir: "internal/ledger", may: in("durable"), tests: in("ledger/..."), is: "append-only log, leases, epochs: the only truth"},
 		{dir: "internal/ledger/sqlite", may: in("ledger", "durable"), is: "the embedded store"},
@@ -69,25 +71,34 @@ func table() []row {
 	}
 	for _, kind := range kinds() {
 		may := in("driver", "driver/"+kind+"/...", "tree", "proc", "durable")
-		if kind == "traffic" {
-			may = append(may, in("proxy/wire")...)
+		var tests []string
+		switch kind {
+		case "traffic":
+			may, tests = append(may, in("proxy/wire")...), in("proxy")
+		case "metric":
+			may, tests = append(may, in("proxy/wire", "analysis")...), in("proxy")
+		case "flag":
+			may, tests = append(may, in("flag/model")...), in("flag", "ledger/...")
 		}
-		rows = append(rows, row{dir: "internal/driver/" + kind + "/...", may: may, is: "a step kind: do and undo in one file"})
+		rows = append(rows, row{dir: "internal/driver/" + kind + "/...", may: may, tests: tests, is: "a step kind: do and undo in one file"})
 	}
 	return append(rows, []row{
 		{dir: "internal/driver/all", may: append(in("driver", "tree", "proc", "durable"), kindDirs()...), is: "the explicit list of kinds"},
-		{dir: "internal/driver/drivertest", may: append(in("driver", "tree", "proc", "durable", "parts"), kindDirs()...), is: "conformance suite of kinds (tests)"},
+		{dir: "internal/driver/drivertest", may: append(in("driver", "tree", "proc", "durable", "parts", "flag/model"), kindDirs()...), is: "conformance suite of kinds (tests)"},
 		{dir: "internal/engine", may: in("plan", "ledger"), tests: in("ledger/...", "spec"), is: "the saga: transition table, pure decision, runner, recovery"},
 		{dir: "internal/fault", may: in("driver"), is: "fault points that drill and simulator share"},
-		{dir: "internal/flag", may: in("ledger"), tests: in("ledger/..."), is: "own flag store and OFREP server"},
+		{dir: "internal/flag", may: in("ledger", "flag/model", "durable"), tests: in("ledger/..."), is: "own flag store and OFREP server"},
 		{dir: "internal/drill", may: in("engine", "plan", "ledger", "driver", "fault"), tests: in("ledger/..."), is: "faults over a user's plan; the matrix"},
 		{dir: "internal/audit", may: in("ledger", "plan"), tests: in("ledger/..."), is: "verify the tree, checkpoints, export; reads the ledger only"},
 		{dir: "internal/report", may: in("ledger", "plan"), tests: in("ledger/..."), is: "timeline, runbook, post-incident report; reads the ledger only"},
-		{dir: "internal/proxy", may: in("durable", "proxy/wire", "flag"), is: "the data plane, a process of its own"},
+		{dir: "internal/proxy", may: in("durable", "proxy/wire", "flag", "flag/model"), is: "the data plane, a process of its own"},
 		{dir: "internal/ui", may: in("api", "report"), is: "the web interface"},
 		{dir: "internal/server", may: serverMay(), is: "the control plane's API"},
-		{dir: "internal/cli", may: append(serverMay(), in("server", "proxy")...), is: "verbs, exit codes, terminal"},
-		{dir: "internal/parts", may: in("durable"), is: "real servers for tests: PostgreSQL, nginx (tests)"},
+		{dir: "internal/cli", may: append(serverMay(), in("server", "proxy", "proxy/wire", "alert", "control", "demo", "sandbox")...), is: "verbs, exit codes, terminal"},
+		{dir: "internal/demo", alone: true, is: "a shop and its users, for `backstay demo`"},
+		{dir: "internal/alert", is: "alerts of monitors, by webhook"},
+		{dir: "internal/control", may: in("durable"), is: "the socket by which other users steer a deployment"},
+		{dir: "internal/parts", may: in("durable"), is: "real servers for tests: PostgreSQL, HAProxy, nginx (tests)"},
 		{dir: "internal/archtest", alone: true, third: []string{"github.com/google/go-cmp"}, is: "this table as a test (tests)"},
 		{dir: "internal/sim/...", may: []string{"*"}, is: "deterministic simulator and fault store (tests)"},
 		{dir: "cmd/backstay", may: []string{"*"}, is: "wiring"},
@@ -96,7 +107,7 @@ func table() []row {
 }
 
 func serverMay() []string {
-	return in("api", "spec", "plan", "engine", "ledger/...", "audit", "report", "drill", "flag", "ui", "config")
+	return in("api", "spec", "plan", "engine", "ledger/...", "audit", "report", "drill", "flag", "flag/model", "ui", "config")
 }
 
 func kindDirs() []string {

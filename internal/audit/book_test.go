@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -31,6 +33,8 @@ type book struct {
 	checkpoints []ledger.Checkpoint
 	deployments []ledger.Deployment
 	plans       map[string][]byte
+	flags       []backstay.Flag
+	blobs       map[string][]byte // as stored, whatever their address says
 	// mute stores tell no columns: commands' queries are all that can be compared.
 	mute bool
 	// onWalk is called before each Walk.
@@ -117,11 +121,53 @@ func (b *book) Deployment(_ context.Context, id string) (ledger.Deployment, erro
 	return ledger.Deployment{}, ledger.ErrNotFound
 }
 
+func (b *book) Flags(context.Context, int64) ([]backstay.Flag, error) { return b.flags, nil }
+
 func (b *book) Plan(_ context.Context, digest string) ([]byte, error) {
 	if p, ok := b.plans[digest]; ok {
 		return p, nil
 	}
 	return nil, ledger.ErrNotFound
+}
+
+func (b *book) PlanDigests(_ context.Context, after string, limit int) ([]string, error) {
+	return keysAfter(b.plans, after, limit), nil
+}
+
+func (b *book) Addresses(_ context.Context, after string, limit int) ([]string, error) {
+	return keysAfter(b.blobs, after, limit), nil
+}
+
+func keysAfter(m map[string][]byte, after string, limit int) []string {
+	var keys []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if k > after && len(keys) < limit {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func (b *book) CheckBlob(_ context.Context, address string) (int64, error) {
+	body, ok := b.blobs[address]
+	switch {
+	case !ok:
+		return 0, ledger.ErrNotFound
+	case fmt.Sprintf("%x", sha256.Sum256(body)) != address:
+		return 0, ledger.ErrDamaged
+	}
+	return int64(len(body)), nil
+}
+
+func (b *book) Blobs(context.Context) backstay.Blobs { return shelf(b.blobs) }
+
+// shelf is the read view of a book's blobs.
+type shelf map[string][]byte
+
+func (s shelf) Put(io.Reader) (string, int64, error) { return "", 0, ledger.ErrReadOnly }
+func (s shelf) Has(address string) (bool, error)     { _, ok := s[address]; return ok, nil }
+func (s shelf) Get(address string) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(s[address])), nil
 }
 
 // put appends one entry with all that a store keeps of it.

@@ -54,6 +54,7 @@ type chronicle struct {
 	sagas   map[string]*saga
 	byKind  map[backstay.EntryKind]tally
 	unknown map[string]int64
+	flags   map[backstay.Key]flagChain
 	// damaged is set once a record was found changed or missing: problems of
 	// the grammar after that may follow from it.
 	damaged bool
@@ -70,7 +71,7 @@ func (t tally) with(leaf int64) tally {
 }
 
 func newChronicle(report func(Problem)) *chronicle {
-	return &chronicle{report: report, sagas: map[string]*saga{}, byKind: make(map[backstay.EntryKind]tally), unknown: map[string]int64{}}
+	return &chronicle{report: report, sagas: map[string]*saga{}, byKind: make(map[backstay.EntryKind]tally), unknown: map[string]int64{}, flags: map[backstay.Key]flagChain{}}
 }
 
 // take folds one record in. A record that does not hash to its leaf says
@@ -98,6 +99,11 @@ func (c *chronicle) take(ctx context.Context, r record, changed bool, plans Rows
 		p.Code, p.Message = "columns_differ", wrong
 		p.Meaning, p.Do = "the columns that commands select by were changed; the record is what counts", "take the ledger from a copy"
 		c.report(p)
+	}
+	if e.Kind == backstay.EntryFlag && e.V == backstay.EntryFormat {
+		if wrong := c.takeFlag(r); wrong != "" {
+			c.grammar(r, wrong)
+		}
 	}
 	if e.Deployment == "" {
 		if e.N != 0 {
@@ -193,7 +199,7 @@ func kinds() []backstay.EntryKind {
 	return []backstay.EntryKind{
 		backstay.EntryPlanned, backstay.EntryTransition, backstay.EntryIntent, backstay.EntryOutcome, backstay.EntryObserved,
 		backstay.EntryUndoIntent, backstay.EntryCompensation, backstay.EntryVerdict, backstay.EntrySignal, backstay.EntrySettled,
-		backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken,
+		backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken, backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation,
 	}
 }
 

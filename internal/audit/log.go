@@ -130,11 +130,11 @@ func describe(e backstay.Entry) (string, error) {
 		return "undo of step " + e.Step + " begins", nil
 	case backstay.EntryCompensation:
 		return decoded(e, func(b backstay.CompensationBody) string {
-			return join(fmt.Sprintf("undo of step %s: %s in %s", e.Step, b.Result, b.Duration), labelled("cause", string(b.Cause)), b.Error,
+			return join(fmt.Sprintf("undo of step %s: %s in %s", e.Step, b.Result, b.Duration), labelled("cause", string(b.Cause)), labelled("with", b.With), b.Error,
 				counted(len(b.Residue), "part not restored", "parts not restored"), counted(len(b.Kept), "outsider's value kept", "outsiders' values kept"))
 		})
 	case backstay.EntryVerdict, backstay.EntrySignal, backstay.EntrySettled, backstay.EntryTakeover,
-		backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken:
+		backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken, backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation:
 	}
 	return describeAside(e)
 }
@@ -152,15 +152,19 @@ func describeAside(e backstay.Entry) (string, error) {
 		})
 	case backstay.EntrySignal:
 		return decoded(e, func(b backstay.SignalBody) string {
-			if b.Accepted {
-				return join(b.Signal+" accepted", labelled("step", b.Step), labelled("reason", b.Reason))
+			what, from := b.Signal+" accepted", ""
+			if !b.Accepted {
+				what = b.Signal + " refused: " + b.Why
 			}
-			return join(b.Signal+" refused: "+b.Why, labelled("step", b.Step), labelled("reason", b.Reason))
+			if b.Alarm != nil {
+				from = b.Alarm.Source
+			}
+			return join(what, labelled("step", b.Step), labelled("reason", b.Reason), labelled("from", from))
 		})
 	case backstay.EntrySettled:
 		return decoded(e, func(b backstay.SettledBody) string {
 			if b.OK {
-				return "let go of what step " + e.Step + " kept for its undo"
+				return join("let go of what step "+e.Step+" kept for its undo", strings.ReplaceAll(strings.TrimSpace(b.Output), "\n", "; "))
 			}
 			return join("could not let go of what step "+e.Step+" kept", b.Error)
 		})
@@ -172,6 +176,28 @@ func describeAside(e backstay.Entry) (string, error) {
 		return decoded(e, func(b backstay.NoteBody) string { return join("note", string(b.Key), b.Text) })
 	case backstay.EntryLockBroken:
 		return decoded(e, func(b backstay.NoteBody) string { return join("lock broken", string(b.Key), b.Text) })
+	case backstay.EntryDrill:
+		return decoded(e, func(b backstay.DrillBody) string {
+			parts := []string{fmt.Sprintf("drill of %s, plan %.12s, depth %d", b.Release, b.Plan, b.Depth)}
+			for _, t := range b.Tallies {
+				parts = append(parts, fmt.Sprintf("%s: %d cells, %d failed, %d hung, %d not run", t.Level, t.Cells, t.Failed, t.Hung, t.NotRun))
+			}
+			return join(append(parts, counted(b.Blind, "blind spot", "blind spots"))...)
+		})
+	case backstay.EntryFlag:
+		return decoded(e, func(b backstay.FlagBody) string {
+			by := ""
+			if b.By != nil {
+				by = "step " + b.By.Step + " of deployment " + b.By.Deployment
+			}
+			second := ""
+			if b.Second != nil {
+				second = b.Second.Name
+			}
+			return join(fmt.Sprintf("flag %s, version %d: %s", b.Key, b.Version, b.Act), by, labelled("asked by", second), labelled("reason", b.Reason))
+		})
+	case backstay.EntryMitigation:
+		return decoded(e, describeMitigation)
 	case backstay.EntryRefused:
 		return decoded(e, func(b backstay.RefusedBody) string {
 			first := b.Error
@@ -227,4 +253,13 @@ func counted(n int, one, many string) string {
 func short(digest string) string {
 	const enough = 12
 	return digest[:min(len(digest), enough)]
+}
+
+// describeMitigation shouts where glass was broken.
+func describeMitigation(b backstay.MitigationBody) string {
+	what := fmt.Sprintf("mitigation %s of %s", b.Name, b.Release)
+	if b.Act == backstay.GlassBroken {
+		return join("BROKEN GLASS: "+what+" ran at once, past its cell and its approvals", labelled("reason", b.Reason), labelled("deployment", b.Deployment), "until "+b.Until.UTC().Format(time.RFC3339))
+	}
+	return join(what+" approved ahead", labelled("definition", b.Definition), labelled("reason", b.Reason))
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/ledger"
 )
 
@@ -38,12 +39,28 @@ type Result struct {
 	// Newer is how many entries no signature covers.
 	Newer int64    `json:"newer"`
 	Keys  []string `json:"keys"` // trusted, as name+hash
+	// Blobs is how much stored content was read and held against its address,
+	// BlobBytes its size. Collected is how many addresses that entries refer to
+	// are missing because the log records that they were let go.
+	Blobs     int64 `json:"blobs"`
+	BlobBytes int64 `json:"blob_bytes"`
+	Collected int64 `json:"collected"`
+	// Rewinds are the places where the log records that the database lost
+	// acknowledged entries, or may have: what was lost is in no log.
+	Rewinds []Rewind `json:"rewinds,omitempty"`
 	// UnknownKinds counts entries of kinds that this version does not know:
 	// their hashes are verified, their meaning is not.
 	UnknownKinds map[string]int64 `json:"unknown_kinds,omitempty"`
 	Problems     []Problem        `json:"problems"`
 	// More is how many problems there are beyond the listed ones.
 	More int64 `json:"more,omitempty"`
+}
+
+// Rewind is one such record.
+type Rewind struct {
+	Leaf int64  `json:"leaf"`
+	Text string `json:"text"`
+	backstay.Rewound
 }
 
 // Head is a tree head in JSON.
@@ -56,7 +73,8 @@ type Head struct {
 type Problem struct {
 	// Code is one word for programs: record_changed, record_missing,
 	// record_twice, record_unreadable, tree_changed, tree_missing, head_changed,
-	// columns_differ, row_differs, plan_changed, grammar, truncated, rewritten,
+	// columns_differ, row_differs, plan_changed, blob_missing, blob_damaged,
+	// blobs_unreadable, plans_unreadable, grammar, truncated, rewritten,
 	// checkpoint_not_trusted, checkpoint_foreign, checkpoint_row, export_damaged.
 	Code string `json:"code"`
 	// Leaf and Last are the first and last leaf it is about; -1: no leaf.
@@ -139,6 +157,18 @@ func (r Result) WriteText(w io.Writer) error {
 		if r.Kept == 0 {
 			b.WriteString("no kept checkpoint was given (--against): that the newest entries were removed would not show\n")
 		}
+	}
+	if r.Of == "ledger" {
+		fmt.Fprintf(&b, "%s (%s) read against their addresses", count(r.Blobs, "blob", "blobs"), count(r.BlobBytes, "byte", "bytes"))
+		if r.Collected > 0 {
+			fmt.Fprintf(&b, "; %s collected, as the log records", count(r.Collected, "more was", "more were"))
+		}
+		b.WriteString("\n")
+	} else {
+		b.WriteString("an export holds no content: the blobs that entries refer to were not read\n")
+	}
+	for _, rw := range r.Rewinds {
+		fmt.Fprintf(&b, "leaf %d records a rewind: %s\n", rw.Leaf, line(rw.Text))
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.UnknownKinds)) {
 		fmt.Fprintf(&b, "%s of kind %q, which this version does not know: hashed, not understood\n", count(r.UnknownKinds[k], "entry", "entries"), line(k))

@@ -23,6 +23,9 @@ func (v *verifier) checkRows(ctx context.Context) error {
 	}
 	// While the ledger is written, rows may be ahead of the records read.
 	moved := now.Size != v.head.Size
+	if err := v.checkFlags(ctx, moved); err != nil {
+		return err
+	}
 	v.names = make(map[string]string, len(listed))
 	rows := make(map[string]ledger.Deployment, len(listed))
 	for _, d := range listed {

@@ -44,8 +44,9 @@ const (
 // act is one step's part in the saga.
 type act struct {
 	stage     stage
-	touched   bool // an intent was written and not found to be without effect
-	hold      bool // its intent holds no image: it waits for people
+	touched   bool   // an intent was written and not found to be without effect
+	hold      bool   // its intent holds no image: it waits for people
+	with      string // the step whose undo covers this one
 	approvals int
 }
 
@@ -130,7 +131,7 @@ func (s *saga) fold(e backstay.Entry) string {
 		}
 	case backstay.EntrySignal:
 		return s.signal(e)
-	case backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken:
+	case backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken, backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation:
 	}
 	return "" // kinds that are not known are kept, and say nothing here
 }
@@ -271,6 +272,7 @@ func (s *saga) step(e backstay.Entry) string {
 			return fmt.Sprintf("an undo of step %q begins while the deployment is %s and the step is %s", e.Step, s.state, a.stage)
 		}
 		a.stage = stageUndoing
+		return s.cover(e)
 	case backstay.EntryCompensation:
 		return s.compensation(e, a)
 	case backstay.EntrySettled:
@@ -278,7 +280,7 @@ func (s *saga) step(e backstay.Entry) string {
 			return fmt.Sprintf("step %q is cleaned up while the deployment is %s", e.Step, s.state)
 		}
 	case backstay.EntryPlanned, backstay.EntryTransition, backstay.EntryVerdict, backstay.EntrySignal,
-		backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken:
+		backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken, backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation:
 	}
 	return ""
 }
@@ -338,6 +340,22 @@ func (a *act) observed(e backstay.Entry) string {
 	return ""
 }
 
+// cover notes which steps an undo that begins takes back as well.
+func (s *saga) cover(e backstay.Entry) string {
+	var b backstay.UndoIntentBody
+	if err := e.Decode(&b); err != nil {
+		return unreadableBody(e, err)
+	}
+	for _, id := range b.Covers {
+		other := s.steps[id]
+		if other == nil || !other.touched || (other.stage != stageApplied && other.stage != stageOpen) {
+			return fmt.Sprintf("the undo of step %q covers step %q, which was not done", e.Step, id)
+		}
+		other.with = e.Step
+	}
+	return ""
+}
+
 func (s *saga) compensation(e backstay.Entry, a *act) string {
 	var b backstay.CompensationBody
 	if err := e.Decode(&b); err != nil {
@@ -352,7 +370,10 @@ func (s *saga) compensation(e backstay.Entry, a *act) string {
 		return fmt.Sprintf("a compensation record of step %q, which has no intent", e.Step)
 	}
 	acted := b.Result == "restored" || b.Result == "compensated"
-	if acted && a.stage != stageUndoing {
+	if b.With != "" && b.With != a.with && acted {
+		return fmt.Sprintf("step %q was %s with step %q, whose undo does not cover it", e.Step, b.Result, b.With)
+	}
+	if acted && a.stage != stageUndoing && b.With == "" {
 		return fmt.Sprintf("step %q was %s without an undo intent before it", e.Step, b.Result)
 	}
 	a.stage = stageUndone

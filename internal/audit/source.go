@@ -31,6 +31,17 @@ type Rows interface {
 	List(ctx context.Context, f ledger.Filter) ([]ledger.Deployment, error)
 	Entries(ctx context.Context, id string, afterN int64) ([]backstay.Entry, error)
 	Plan(ctx context.Context, digest string) ([]byte, error)
+	// Flags reads the flags that changed after a leaf (-1: all), removed ones too.
+	Flags(ctx context.Context, afterLeaf int64) ([]backstay.Flag, error)
+}
+
+// Contents reads what entries and plans refer to by content address.
+type Contents interface {
+	PlanDigests(ctx context.Context, after string, limit int) ([]string, error)
+	Addresses(ctx context.Context, after string, limit int) ([]string, error)
+	// CheckBlob reads a blob; its error wraps ledger.ErrDamaged or ErrNotFound.
+	CheckBlob(ctx context.Context, address string) (size int64, err error)
+	Blobs(ctx context.Context) backstay.Blobs
 }
 
 // Source is a ledger to verify, live or a copy opened read-only.
@@ -39,6 +50,7 @@ type Source interface {
 	Tree
 	Checkpoints
 	Rows
+	Contents
 }
 
 // pageSize is how many leaves are held at once. Reads of the tree and of rows

@@ -38,6 +38,7 @@ func Verify(ctx context.Context, src Source, o Options) (Result, error) {
 	v := &verifier{src: src, trust: keys, chronicle: newChronicle(nil), told: true, unreadable: map[int64]bool{}}
 	v.result = Result{Type: ResultFormat, Of: "ledger", Keys: keys.names}
 	v.chronicle.report = v.report
+	v.contents = newContents(src, v.report)
 	if err := v.run(ctx, o.Against); err != nil {
 		return Result{}, fmt.Errorf("verify ledger: %w", err)
 	}
@@ -52,6 +53,8 @@ type verifier struct {
 	signed    []signed
 	tree      *tree
 	chronicle *chronicle
+	contents  *contents
+	rewinds   []Rewind
 	names     map[string]string // deployment names, once the rows are read
 	// told is false when the store did not tell the columns of some leaf.
 	told bool
@@ -100,6 +103,9 @@ func (v *verifier) run(ctx context.Context, against [][]byte) error {
 		sizes[c.size] = true
 	}
 	v.tree = newTree(v.src.HashReader(ctx), sizes, v.report)
+	if err := v.contents.read(ctx); err != nil {
+		return err
+	}
 	if err := v.walk(ctx); err != nil {
 		return err
 	}
@@ -108,9 +114,13 @@ func (v *verifier) run(ctx context.Context, against [][]byte) error {
 	if err := v.checkRows(ctx); err != nil {
 		return err
 	}
+	if err := v.checkContents(ctx); err != nil {
+		return err
+	}
 	v.result.Entries = v.tree.size
 	v.result.Deployments = len(v.chronicle.sagas)
 	v.result.UnknownKinds = v.chronicle.unknown
+	v.result.Rewinds = v.rewinds
 	v.result.finish(v.names)
 	return nil
 }
@@ -166,7 +176,9 @@ func (v *verifier) walk(ctx context.Context) error {
 			}
 			if l.Index > next {
 				v.missing(next, l.Index)
-				v.flush(ctx, hashes, records)
+				if err := v.flush(ctx, hashes, records); err != nil {
+					return err
+				}
 				hashes, records = hashes[:0], records[:0]
 				v.pad(l.Index)
 			}
@@ -176,8 +188,7 @@ func (v *verifier) walk(ctx context.Context) error {
 			records = append(records, r)
 			next = l.Index + 1
 		}
-		v.flush(ctx, hashes, records)
-		return nil
+		return v.flush(ctx, hashes, records)
 	})
 	if err != nil {
 		return err
@@ -225,11 +236,21 @@ func (v *verifier) eachPage(ctx context.Context, page func([]ledger.Leaf) error)
 	return nil
 }
 
-// flush hands leaves to the tree and their entries to the sagas.
-func (v *verifier) flush(ctx context.Context, hashes []leafHash, records []record) {
+// flush hands leaves to the tree, their entries to the sagas, and what those
+// refer to, to the check of contents.
+func (v *verifier) flush(ctx context.Context, hashes []leafHash, records []record) error {
 	for i, wrong := range v.tree.add(hashes) {
-		v.chronicle.take(ctx, records[i], wrong, v.src)
+		r := records[i]
+		v.chronicle.take(ctx, r, wrong, v.src)
+		if wrong || r.wrong != "" {
+			continue // it says nothing
+		}
+		v.noteRewind(r)
+		if err := v.contents.take(ctx, r); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // missing reports leaves whose records are gone.
@@ -283,7 +304,7 @@ func (v *verifier) checkSigned() {
 			v.report(Problem{
 				Code: "truncated", Leaf: v.head.Size, Last: c.size - 1,
 				Message: fmt.Sprintf("%s was made when the ledger had %d entries; it has %d now", c.name(), c.size, v.head.Size),
-				Meaning: fmt.Sprintf("at least the newest %d entries of that time were removed", c.size-v.head.Size),
+				Meaning: fmt.Sprintf("at least the newest %d entries of that time were removed", c.size-v.head.Size) + v.lostBranch(c),
 				Do:      "take the ledger from a copy; was a backup restored? then what ran since is not recorded here",
 			})
 			continue
@@ -296,7 +317,7 @@ func (v *verifier) checkSigned() {
 			v.report(Problem{
 				Code: "rewritten", Leaf: good, Last: c.size - 1,
 				Message: fmt.Sprintf("%s signs root %s, the first %d entries give %s", c.name(), c.root, c.size, root),
-				Meaning: fmt.Sprintf("among the entries %d to %d some were changed, added or removed after that checkpoint was signed", good, c.size-1),
+				Meaning: fmt.Sprintf("among the entries %d to %d some were changed, added or removed after that checkpoint was signed", good, c.size-1) + v.lostBranch(c),
 				Do:      "take the ledger from a copy; everything the log says about these entries is in doubt",
 			})
 			continue

@@ -263,7 +263,7 @@ Exit codes: ` + exitCodeLine(),
 	flags := root.PersistentFlags()
 	flags.BoolVar(&c.json, "json", false, "print the result as a versioned JSON document")
 	flags.StringVar(&c.state, "state", "", "where the ledger is: a directory, or postgres://… (default $BACKSTAY_STATE, else a directory of yours)")
-	flags.StringVar(&c.dataDir, "data-dir", "", "where this host keeps releases, logs and sockets (default $BACKSTAY_DATA_DIR, else beside the ledger)")
+	flags.StringVar(&c.dataDir, "data-dir", "", "where this host keeps releases, logs, the control socket and, of a ledger on a server, its audit key (default $BACKSTAY_DATA_DIR, else beside the ledger)")
 	flags.DurationVar(&c.lease, "lease", 0, "how long this process counts as alive without a sign of life; others take over after it (default 15s)")
 	flags.BoolVarP(&c.verbose, "verbose", "v", false, "show commands' output and diagnostics on stderr")
 	root.AddGroup(
@@ -279,11 +279,11 @@ Exit codes: ` + exitCodeLine(),
 			root.AddCommand(cmd)
 		}
 	}
-	add("write", c.initCommand(), c.lintCommand(), c.planCommand(), c.configCommand(), c.docsCommand())
-	add("run", c.deployCommand(), c.wrapCommand(), c.agentCommand())
-	add("steer", c.approveCommand(), c.promoteCommand(), c.pauseCommand(), c.resumeCommand())
-	add("back", c.rollbackCommand(), c.recoverCommand(), c.driftCommand(), c.lockCommand())
-	add("read", c.statusCommand(), c.historyCommand(), c.reportCommand(), c.auditCommand(), c.explainCommand())
+	add("write", c.initCommand(), c.lintCommand(), c.planCommand(), c.drillCommand(), c.migrateCommand(), c.configCommand(), c.docsCommand())
+	add("run", c.deployCommand(), c.wrapCommand(), c.agentCommand(), c.proxyCommand(), c.flagCommand(), c.demoCommand())
+	add("steer", c.approveCommand(), c.promoteCommand(), c.pauseCommand(), c.resumeCommand(), c.signalCommand())
+	add("back", c.rollbackCommand(), c.mitigateCommand(), c.recoverCommand(), c.driftCommand(), c.lockCommand())
+	add("read", c.statusCommand(), c.historyCommand(), c.reportCommand(), c.runbookCommand(), c.auditCommand(), c.explainCommand())
 	root.AddCommand(c.versionCommand())
 	return root
 }

@@ -30,6 +30,9 @@ func (c *call) auditVerifyCommand() *cobra.Command {
 	cmd := c.command("verify [PATH] [flags]", "Recompute the whole ledger and check what was signed",
 		`Works offline, on the ledger in use, on a copy (PATH is a state directory or its ledger.db) or on an
 export (PATH is a file that `+"`audit export`"+` wrote), with nothing but the public key.
+In a ledger it also reads all stored content (before-images, artifacts, files) that entries and plans refer
+to, and holds it against its address; content that was collected on purpose is told from lost content by the
+log's own record of it.
 --against a checkpoint that was kept elsewhere also shows truncation and rewriting.
 Exit code 3 when it does not verify.`,
 		cobra.MaximumNArgs(1), func(ctx context.Context, c *call, args []string) error {

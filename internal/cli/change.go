@@ -15,6 +15,8 @@ const (
 	changeStep    = "step"
 	changeAct     = "act" // an act that is no step: verify, bake, the final look
 	changeFailure = "failure"
+	// An armed check answered, and the ledger was told.
+	changeEvidence = "evidence"
 )
 
 // change is one thing that happened to a deployment between two views. It is
@@ -34,8 +36,15 @@ type change struct {
 	Hint       string         `json:"hint,omitempty"`
 	Output     string         `json:"output,omitempty"`
 	Until      time.Time      `json:"until,omitzero"`
+	// Of evidence.
+	Check    string             `json:"check,omitempty"`
+	Verdict  *backstay.Verdict  `json:"verdict,omitempty"`
+	Samples  int                `json:"samples,omitempty"`
+	Evidence *backstay.Evidence `json:"evidence,omitempty"`
+	Next     string             `json:"next,omitempty"`
 
 	step *engine.StepView // for words
+	hint string           // of a state that waits
 }
 
 // changes lists what happened between two views, in the order in which people
@@ -52,7 +61,8 @@ func changes(before *engine.View, after engine.View, now time.Time) []change {
 		turned = []change{{Kind: changeFailure, Step: f.Step, Cause: f.Cause, Text: f.Reason, Hint: f.Hint}}
 	}
 	if before == nil || was.State != after.State {
-		c := change{Kind: changeState, Text: after.Next}
+		label, command := onward(after)
+		c := change{Kind: changeState, Text: after.Next, hint: label + ": " + command}
 		if after.Until.After(now) {
 			c.Until = after.Until
 		}
@@ -63,6 +73,7 @@ func changes(before *engine.View, after engine.View, now time.Time) []change {
 			acts = append(acts, change{Kind: changeAct, Text: act})
 		}
 	}
+	done = slices.Concat(evidenceChanges(before, after), done)
 	out := slices.Concat(done, turned, state, undone, acts)
 	switch {
 	case before == nil:

@@ -25,6 +25,10 @@ type deployFlags struct {
 	acceptDrift bool
 	reason      string
 	wait        time.Duration
+
+	asDrilled  bool   // where a drill is demanded: the plan as it was drilled
+	mitigation string // of the specification, instead of its release
+	whole      bool   // the mitigation without its cell
 }
 
 func (c *call) deployCommand() *cobra.Command {
@@ -50,6 +54,7 @@ Ctrl-C once takes everything back in order; twice stops at once with a consisten
 }
 
 func (c *call) deploy(ctx context.Context, f deployFlags) error {
+	f.asDrilled = true
 	s, err := c.open(ctx)
 	if err != nil {
 		return err
@@ -100,10 +105,18 @@ func (s *session) planFor(ctx context.Context, f deployFlags) (planned, error) {
 		return planned{plan: p, dir: dir}, err
 	}
 	loaded, err := f.load(s.c, s.kinds)
+	if err == nil && f.mitigation != "" {
+		loaded, err = loaded.Mitigation(f.mitigation, !f.whole)
+	}
 	if err != nil {
 		return planned{}, err
 	}
-	return s.planSpec(ctx, loaded)
+	made, err := s.planSpec(ctx, loaded)
+	if err != nil || !f.asDrilled {
+		return made, err
+	}
+	made.plan, err = s.asDrilled(ctx, made.plan)
+	return made, err
 }
 
 // lockedFor says who holds a lock that the plan needs. The engine refuses it

@@ -115,7 +115,9 @@ func (s *session) drive(ctx context.Context, dir string, do act) (engine.Summary
 		d.close()
 		return engine.Summary{}, err
 	}
+	endHosting := s.host(ctx)
 	sum, err := do(ctx, e, d.interrupt)
+	endHosting()
 	d.close()
 	if err != nil {
 		return sum, driveError(err, d.view())

@@ -210,7 +210,8 @@ func (c *call) afterwards(v engine.View) string {
 	case backstay.RolledBack:
 		return "backstay report " + v.Name
 	case backstay.Holding:
-		return "backstay approve " + v.Name
+		_, command := onward(v)
+		return command
 	case backstay.Running, backstay.Planned, backstay.Approved, backstay.Committed, backstay.RollingBack:
 		return "backstay status -w " + v.Name
 	case backstay.Proven, backstay.Closed, backstay.Refused:

@@ -38,7 +38,7 @@ func ExitCodes() []ExitCode {
 		{exitOK, "committed and proven, or the verb did what was asked", "nothing"},
 		{exitFailed, "usage error, or Backstay itself met an error", "read the message; `backstay VERB --help`"},
 		{exitRolledBack, "rolled back cleanly: everything reads as before (`drift`: some was found)", "read the cause with `backstay report REF`, fix it, deploy again"},
-		{exitHeld, "held: something could not be restored, the residue says what (`audit verify`: the ledger does not verify)", "`backstay status REF`, repair, then `backstay rollback REF --retry`"},
+		{exitHeld, "held: something could not be restored, the residue says what (`audit verify`: the ledger does not verify; `drill`: a cell failed or hung)", "`backstay status REF`, repair, then `backstay rollback REF --retry`"},
 		{exitWaiting, "not settled yet: it waits for a person, or another process has to go on", "`backstay status REF`; `backstay approve REF` or `backstay recover REF`"},
 		{exitRefused, "refused before anything was touched", "fix what the message names; nothing has to be undone"},
 		{exitInterrupted, "stopped by a second Ctrl-C; the ledger is consistent, the deployment is not settled", "`backstay recover REF`"},

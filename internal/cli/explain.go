@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,8 +14,8 @@ import (
 )
 
 func (c *call) explainCommand() *cobra.Command {
-	cmd := c.command("explain STATE|EXIT-CODE|CAUSE", "Say what a state, an exit code or a cause means, and what to do",
-		"Explains one word of Backstay's: a state (held), an exit code (3) or a cause (undo_failed).\nWithout an argument it lists them.",
+	cmd := c.command("explain STATE|EXIT-CODE|CAUSE|FAILURE", "Say what a state, an exit code, a cause or a kind of failure means, and what to do",
+		"Explains one word of Backstay's: a state (held), an exit code (3), a cause (undo_failed), a kind of\nfailure (transient, persistent, systemic) or the class of an error (conflict). Without an argument it\nlists them.",
 		cobra.MaximumNArgs(1), func(_ context.Context, c *call, args []string) error { return c.explain(args) })
 	return cmd
 }
@@ -25,10 +24,17 @@ func (c *call) explainCommand() *cobra.Command {
 type explanation struct {
 	Format  string   `json:"format"`
 	Word    string   `json:"word"`
-	Kind    string   `json:"kind"` // state, exit code, cause
+	Kind    string   `json:"kind"` // state, exit code, cause, failure, error class
 	Meaning string   `json:"meaning"`
 	Next    string   `json:"next,omitempty"`
 	Moves   []moveTo `json:"moves,omitempty"` // of a state
+	// Of a cause its kind of failure; of a kind of failure, the classes of errors.
+	Failure backstay.FailureWord  `json:"failure,omitempty"`
+	Classes []backstay.ErrorClass `json:"classes,omitempty"`
+	// What it leads to: of a cause, or of a failure of a step, an undo and a check.
+	Leads []backstay.Lead `json:"leads,omitempty"`
+	Undo  []backstay.Lead `json:"undo_leads,omitempty"`
+	Ask   []backstay.Lead `json:"check_leads,omitempty"`
 }
 
 // moveTo is one way out of a state.
@@ -47,7 +53,7 @@ func (c *call) explain(args []string) error {
 	e, ok := c.explainWord(word)
 	if !ok {
 		return &backstay.Error{
-			Class: backstay.NotFound, Op: "explain", Subject: args[0], Err: errors.New("it is no state, exit code or cause"),
+			Class: backstay.NotFound, Op: "explain", Subject: args[0], Err: errors.New("it is no state, exit code, cause or kind of failure"),
 			Hint: "list them with `backstay explain`",
 		}
 	}
@@ -60,10 +66,30 @@ func (c *call) explain(args []string) error {
 	for _, m := range e.Moves {
 		c.out.line("  → %s on %s: %s", m.To, m.Event, m.Why)
 	}
+	if e.Failure != "" {
+		c.out.line("  kind of failure: %s", e.Failure)
+	}
+	switch {
+	case e.Undo != nil:
+		c.out.line("  in a step: %s", leadWords(e.Leads))
+		c.out.line("  in an undo: %s", leadWords(e.Undo))
+		c.out.line("  in a check or a source: %s", leadWords(e.Ask))
+	case len(e.Leads) > 0:
+		c.out.line("  leads to: %s", leadWords(e.Leads))
+	}
 	if e.Next != "" {
 		c.out.line("  next: %s", e.Next)
 	}
 	return nil
+}
+
+// leadWords are what a failure leads to, in order.
+func leadWords(leads []backstay.Lead) string {
+	words := make([]string, 0, len(leads))
+	for _, l := range leads {
+		words = append(words, string(l))
+	}
+	return strings.Join(words, ", then ")
 }
 
 func (c *call) explainWord(word string) (explanation, bool) {
@@ -81,8 +107,18 @@ func (c *call) explainWord(word string) (explanation, bool) {
 			}
 		}
 	}
-	if m, ok := causes()[backstay.Cause(word)]; ok {
-		return explanation{Word: word, Kind: "cause", Meaning: m.meaning, Next: m.next}, true
+	if m, ok := backstay.MeaningOf(backstay.Cause(word)); ok {
+		return explanation{Word: word, Kind: "cause", Meaning: m.Meaning, Next: m.Next, Failure: m.Word, Leads: m.Leads}, true
+	}
+	for _, k := range backstay.FailureKinds() {
+		e := explanation{Word: word, Kind: "failure", Meaning: k.Meaning, Next: k.Next, Classes: k.Classes, Leads: k.Do, Undo: k.Undo, Ask: k.Ask}
+		if word == string(k.Word) {
+			return e, true
+		}
+		if slices.Contains(k.Classes, backstay.ErrorClass(word)) {
+			e.Kind, e.Failure, e.Classes = "error class", k.Word, nil
+			return e, true
+		}
 	}
 	return explanation{}, false
 }
@@ -104,8 +140,12 @@ func (c *call) explainAll() error {
 	for _, code := range ExitCodes() {
 		all = append(all, explanation{Word: strconv.Itoa(code.Code), Kind: "exit code", Meaning: code.Meaning, Next: code.Next})
 	}
-	for _, name := range slices.Sorted(maps.Keys(causes())) {
-		e, _ := c.explainWord(string(name))
+	for _, m := range backstay.Causes() {
+		e, _ := c.explainWord(string(m.Cause))
+		all = append(all, e)
+	}
+	for _, k := range backstay.FailureKinds() {
+		e, _ := c.explainWord(string(k.Word))
 		all = append(all, e)
 	}
 	if c.json {
@@ -145,28 +185,4 @@ func nextOfState(s backstay.State) string {
 		return "fix what was refused, deploy again"
 	}
 	return ""
-}
-
-// causeMeaning explains one cause.
-type causeMeaning struct{ meaning, next string }
-
-// causes is what every cause means and what to do about it.
-func causes() map[backstay.Cause]causeMeaning {
-	return map[backstay.Cause]causeMeaning{
-		backstay.CauseNoUndo:       {"A step that cannot be undone had taken effect.", "put it right by hand or deploy forward, then rollback --retry or --close"},
-		backstay.CauseUndoFailed:   {"An undo ran and failed, or what it restored does not read as before.", "look at its output with backstay report REF, repair, rollback --retry"},
-		backstay.CauseDrift:        {"Somebody else changed a resource; it was not overwritten.", "decide which value is right; backstay drift shows both"},
-		backstay.CauseAmbiguous:    {"A process died while a step acted, and nothing tells how far it came.", "look at the target, put it right, then rollback --retry or --close"},
-		backstay.CauseUnreachable:  {"A resource could not be read, so nothing is known about it.", "make it reachable, then rollback --retry"},
-		backstay.CauseDeadline:     {"A step or an undo did not end within its time and was ended.", "look at its output; raise timeout or undo-timeout where the work is right"},
-		backstay.CauseIncompatible: {"Going back would lose what the new version wrote.", "read the counts in the report; deploy forward, or accept the loss by hand"},
-		backstay.CauseLedgerDamage: {"The ledger does not hold what the undo needs.", "backstay audit verify; restore the ledger from a copy"},
-		backstay.CauseStepFailed:   {"A step failed; everything done before it is undone.", "backstay report REF shows its output"},
-		backstay.CauseVerifyFailed: {"A verify check did not pass, or a resource did not read as its step left it.", "backstay report REF shows which"},
-		backstay.CauseBakeFailed:   {"The checks stopped passing while the release was watched after its commit.", "backstay report REF shows since when"},
-		backstay.CauseAborted:      {"A person or a signal (Ctrl-C, SIGTERM) asked for the rollback.", "backstay audit log --deployment REF shows who"},
-		backstay.CauseBudget:       {"Undoing what was done would have taken longer than rollback.within.", "make the undo quicker, split the release, or raise rollback.within"},
-		backstay.CauseNotApproved:  {"Nobody approved in time.", "deploy again when somebody can"},
-		backstay.CauseCrashed:      {"The process that drove the deployment died in the middle of a step.", "backstay report REF shows what recovery found"},
-	}
 }

@@ -2,24 +2,39 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/ledger"
+	"github.com/backstay-dev/backstay/internal/report"
 )
 
 func (c *call) historyCommand() *cobra.Command {
 	var release, sinceWhen string
 	var limit int
-	cmd := c.command("history [flags]", "List deployments, newest first",
-		"Lists deployments with how they ended and which one is in effect.",
-		cobra.NoArgs, func(ctx context.Context, c *call, _ []string) error { return c.history(ctx, release, sinceWhen, limit) })
+	var stats bool
+	var format string
+	cmd := c.command("history [flags]", "List deployments, newest first; --stats: rates and times",
+		"Lists deployments with how they ended and which one is in effect. --stats reads the whole ledger\nonce and tells rates and times of all of them: docs/guide/reports.md defines each figure.",
+		cobra.NoArgs, func(ctx context.Context, c *call, _ []string) error {
+			if stats {
+				return c.historyStats(ctx, release, sinceWhen, format)
+			}
+			return c.history(ctx, release, sinceWhen, limit)
+		})
+	cmd.Flags().BoolVar(&stats, "stats", false, "tell rates and times instead of the list")
+	cmd.Flags().StringVar(&format, "format", "text", "of --stats: text, json, markdown or html")
 	cmd.Flags().StringVar(&release, "release", "", "only this release")
 	cmd.Flags().StringVar(&sinceWhen, "since", "", "only since: 2h, 14d, 2026-11-21 or 2026-11-21T10:00:00Z")
 	cmd.Flags().IntVar(&limit, "limit", 20, "at most this many")
+	cmd.MarkFlagsMutuallyExclusive("stats", "limit")
 	return cmd
 }
 
@@ -44,7 +59,7 @@ func (c *call) history(ctx context.Context, release, sinceWhen string, limit int
 		if list == nil {
 			list = []ledger.Deployment{}
 		}
-		return c.out.document(listDocument{c.format(), list})
+		return c.out.document(listDocument{Format: c.format(), Deployments: list})
 	}
 	if len(list) == 0 {
 		c.out.line("no deployments")
@@ -74,6 +89,40 @@ func (c *call) history(ctx context.Context, release, sinceWhen string, limit int
 	}
 	c.out.table([]string{"DEPLOYMENT", "VERSION", "ENVIRONMENT", "STATE", "STARTED", "BY", "EXIT", ""}, rows)
 	return nil
+}
+
+// historyStats tells the rates and times of all deployments.
+func (c *call) historyStats(ctx context.Context, release, sinceWhen, format string) error {
+	if !slices.Contains(reportFormats(), format) {
+		return usagef("--format %s: want one of %s", format, strings.Join(reportFormats(), ", "))
+	}
+	if c.json {
+		format = "json"
+	}
+	since, err := c.moment("--since", sinceWhen)
+	if err != nil {
+		return err
+	}
+	stats, err := c.statistics(ctx, report.StatsFilter{Release: release, Since: since})
+	if err != nil {
+		return err
+	}
+	return map[string]func(io.Writer) error{
+		"text": stats.WriteText, "json": stats.WriteJSON, "markdown": stats.WriteMarkdown, "html": stats.WriteHTML,
+	}[format](c.out)
+}
+
+// statistics are those of an empty ledger where nothing was deployed yet.
+func (c *call) statistics(ctx context.Context, f report.StatsFilter) (*report.Stats, error) {
+	s, err := c.openExisting(ctx)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return report.NoStats(f), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	return report.HistoryStats(ctx, s.store, f)
 }
 
 // moment reads a point in time: an age, a day or an RFC 3339 time; "" is none.

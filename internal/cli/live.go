@@ -94,10 +94,11 @@ func (w *liveWatch) close() {
 
 // liveModel is the picture.
 type liveModel struct {
-	c     *call
-	view  *engine.View
-	width int
-	now   time.Time
+	c      *call
+	view   *engine.View
+	width  int
+	height int // 0: not known
+	now    time.Time
 }
 
 var _ tea.Model = (*liveModel)(nil)
@@ -123,7 +124,7 @@ func (m *liveModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case liveEnd:
 		return m, tea.Quit
 	case tea.WindowSizeMsg:
-		m.width = msg.Width
+		m.width, m.height = msg.Width, msg.Height
 	}
 	return m, nil
 }
@@ -135,14 +136,28 @@ func (m *liveModel) View() tea.View {
 	}
 	p := newPrinter(nil, m.c.err.color)
 	// The library clears the last line when it ends: it gets an empty one.
-	return tea.NewView(strings.Join(picture(p, *m.view, m.now, m.width), "\n") + "\n")
+	return tea.NewView(strings.Join(picture(p, *m.view, m.now, m.width, m.height), "\n") + "\n")
 }
 
-// maxPicture bounds the steps that are drawn; the others are counted.
-const maxPicture = 24
+const (
+	// maxPicture bounds the steps that are drawn, and fewSteps how far a small terminal
+	// lowers that; the others are counted.
+	maxPicture = 24
+	fewSteps   = 4
+	// frame is what a picture has besides steps and evidence, at most.
+	frame = 9
+)
 
-// picture draws a view as lines no wider than width.
-func picture(p *printer, v engine.View, now time.Time, width int) []string {
+// picture draws a view as lines no wider than width and, where that can be, so few
+// that a terminal of that height shows all of them (0: it is not known).
+func picture(p *printer, v engine.View, now time.Time, width, height int) []string {
+	evidence, most := evidenceLines(p, v, now, maxChecks), maxPicture
+	if height > 0 {
+		if height-frame-len(evidence) < min(len(v.Steps), fewSteps) {
+			evidence = briefLines(p, v, maxChecks)
+		}
+		most = min(max(height-frame-len(evidence), fewSteps), maxPicture)
+	}
 	var lines []string
 	add := func(format string, args ...any) {
 		line := fmt.Sprintf(format, cleanArgs(args)...)
@@ -153,7 +168,7 @@ func picture(p *printer, v engine.View, now time.Time, width int) []string {
 		title += " " + v.Version
 	}
 	add("%s  %s  %s", p.paint(boldTone, title), p.paint(stateTone(v.State), stateWord(v.State)), p.paint(dimTone, rounded(since(v.Started, v.Ended, now))))
-	shown, before, after := window(v.Steps)
+	shown, before, after := window(v.Steps, most)
 	if before > 0 {
 		add("  %s", p.paint(dimTone, fmt.Sprintf("… %s before", count(before, "step"))))
 	}
@@ -171,6 +186,9 @@ func picture(p *printer, v engine.View, now time.Time, width int) []string {
 	}
 	if after > 0 {
 		add("  %s", p.paint(dimTone, fmt.Sprintf("… %s after", count(after, "step"))))
+	}
+	for _, l := range evidence {
+		add("    %s", l)
 	}
 	if v.Failure != nil {
 		where := ""
@@ -191,7 +209,8 @@ func picture(p *printer, v engine.View, now time.Time, width int) []string {
 	}
 	switch {
 	case v.State == backstay.Holding:
-		add("  %s", p.paint(dimTone, "from another terminal: backstay approve "+v.Name+" · Ctrl-C rolls back"))
+		_, command := onward(v)
+		add("  %s", p.paint(dimTone, "from another terminal: "+command+" · Ctrl-C rolls back"))
 	case v.State == backstay.RollingBack:
 		add("  %s", p.paint(dimTone, "Ctrl-C twice stops at once; backstay recover goes on"))
 	case !v.State.Settled():
@@ -200,10 +219,10 @@ func picture(p *printer, v engine.View, now time.Time, width int) []string {
 	return lines
 }
 
-// window picks the steps to draw: around the first that is not done, or, going
-// back, the last that is not pending.
-func window(steps []engine.StepView) (shown []engine.StepView, before, after int) {
-	if len(steps) <= maxPicture {
+// window picks the steps to draw, at most so many: around the first that is not done,
+// or, going back, the last that is not pending.
+func window(steps []engine.StepView, most int) (shown []engine.StepView, before, after int) {
+	if len(steps) <= most {
 		return steps, 0, 0
 	}
 	focus := 0
@@ -215,8 +234,8 @@ func window(steps []engine.StepView) (shown []engine.StepView, before, after int
 			break
 		}
 	}
-	from := min(max(focus-maxPicture/2, 0), len(steps)-maxPicture)
-	return steps[from : from+maxPicture], from, len(steps) - from - maxPicture
+	from := min(max(focus-most/2, 0), len(steps)-most)
+	return steps[from : from+most], from, len(steps) - from - most
 }
 
 func idWidth(steps []engine.StepView) int {

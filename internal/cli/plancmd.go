@@ -45,6 +45,15 @@ func (c *call) lint(ctx context.Context, in input) error {
 	if err := c.lintKinds(ctx, kinds, loaded); err != nil {
 		return err
 	}
+	for _, m := range loaded.Mitigations {
+		of, err := loaded.Mitigation(m.Name, true)
+		if err == nil {
+			err = c.lintKinds(ctx, kinds, of)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	doc := lintDocument{Format: c.format(), File: loaded.File, Release: loaded.Release, Digest: loaded.Digest, Steps: len(loaded.Steps), Checks: len(loaded.Verify), Inputs: []string{}}
 	for _, i := range loaded.Inputs {
 		doc.Inputs = append(doc.Inputs, i.Name)
@@ -155,7 +164,10 @@ func (c *call) plan(ctx context.Context, in input) error {
 	if c.json {
 		return c.out.document(made.preview)
 	}
-	return made.preview.WriteText(c.out)
+	if err := made.preview.WriteText(c.out); err != nil {
+		return err //nolint:wrapcheck // as it was written
+	}
+	return c.printVerified(kinds, made.plan.Steps, s.state.DataDir)
 }
 
 func (c *call) configCommand() *cobra.Command {

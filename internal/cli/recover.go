@@ -13,19 +13,28 @@ import (
 )
 
 func (c *call) recoverCommand() *cobra.Command {
-	var all bool
+	var all, restored bool
 	var wait time.Duration
 	cmd := c.command("recover [REF] [flags]", "Go on with a deployment whose process died",
 		`Takes over a deployment that is not settled and that nobody drives, looks at what its last act
 did, and brings it to its end: forward, or back. Doing it twice changes nothing the second time.
-A deployment that a live process drives is not touched; who that is, is said.`,
+A deployment that a live process drives is not touched; who that is, is said.
+
+--restored says that the ledger is a restored backup, which may not know the newest entries: that
+is recorded, and fencing tokens begin anew above all that the lost entries used.`,
 		cobra.MaximumNArgs(1), func(ctx context.Context, c *call, args []string) error {
 			if all && len(args) > 0 {
 				return usagef("give REF or --all, not both")
 			}
+			if restored {
+				if err := c.restored(ctx); err != nil {
+					return err
+				}
+			}
 			return c.recover(ctx, args, all, wait)
 		})
 	cmd.Flags().BoolVar(&all, "all", false, "every deployment that nobody drives")
+	cmd.Flags().BoolVar(&restored, "restored", false, "the ledger was restored from a backup: record it first")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait this long for the lease of a process that is gone to end")
 	return cmd
 }
@@ -63,9 +72,23 @@ func (c *call) recover(ctx context.Context, args []string, all bool, wait time.D
 	return s.end(ctx, sum)
 }
 
+// restored records that the ledger was restored from a backup.
+func (c *call) restored(ctx context.Context) error {
+	s, err := c.openExisting(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.store.Restored(ctx, s.actor); err != nil {
+		return err
+	}
+	s.c.err.line("recorded: the ledger was restored from a backup; fencing tokens go on above all that were used")
+	return nil
+}
+
 func (s *session) nothingToRecover() error {
 	if s.c.json {
-		return s.c.out.record(listDocument{s.c.format(), []ledger.Deployment{}})
+		return s.c.out.record(listDocument{Format: s.c.format(), Deployments: []ledger.Deployment{}})
 	}
 	s.c.out.line("nothing to recover: every deployment is settled")
 	return nil
@@ -207,6 +230,7 @@ func (c *call) agentNode(ctx context.Context, parallel int) error {
 	if err != nil {
 		return err
 	}
+	defer s.host(ctx)()
 	c.progress("driving what nobody drives in %s; SIGTERM or Ctrl-C ends it", s.state.Redacted())
 	err = e.Agent(ctx, engine.AgentOptions{Parallel: parallel, Ended: func(sum engine.Summary, err error) {
 		switch {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +25,8 @@ type rollbackFlags struct {
 	withLater bool
 	retry     bool
 	close     bool
+	through   []string
+	hold      time.Duration
 }
 
 func (c *call) rollbackCommand() *cobra.Command {
@@ -36,7 +40,9 @@ func (c *call) rollbackCommand() *cobra.Command {
 
 Without REF: the one that is under way or held, else the newest that is in effect. Later
 deployments on the same resources are listed and refuse it, unless --with-later takes them
-back too, newest first.`,
+back too, newest first.
+
+`+guestHelp,
 		cobra.MaximumNArgs(1), func(ctx context.Context, c *call, args []string) error { return c.rollback(ctx, args, f) })
 	cmd.Aliases = []string{"abort", "undo", "revert"}
 	fl := cmd.Flags()
@@ -44,6 +50,8 @@ back too, newest first.`,
 	fl.StringVar(&f.reason, "reason", "", "why, for the ledger")
 	fl.BoolVarP(&f.yes, "yes", "y", false, "do not ask before taking back a proven deployment")
 	fl.BoolVar(&f.withLater, "with-later", false, "also take back later deployments on the same resources")
+	fl.StringSliceVar(&f.through, "through", nil, "proven: give the old side these shares of the traffic one after the other, such as 10%,50%,100%")
+	fl.DurationVar(&f.hold, "hold", 0, "with --through: how long to stay at each share")
 	fl.BoolVar(&f.retry, "retry", false, "held: undo the residue again")
 	fl.BoolVar(&f.close, "close", false, "held: sign for the residue (needs --reason)")
 	cmd.MarkFlagsMutuallyExclusive("retry", "close")
@@ -51,10 +59,20 @@ back too, newest first.`,
 }
 
 func (c *call) rollback(ctx context.Context, args []string, f rollbackFlags) error {
+	if f.hold > 0 && len(f.through) == 0 {
+		return usagef("--hold goes with --through")
+	}
+	through, err := sharesOf(f.through)
+	if err != nil {
+		return err
+	}
 	if f.close && strings.TrimSpace(f.reason) == "" {
 		return usagef("--close needs --reason WHY: it is a person's signature")
 	}
 	s, err := c.openExisting(ctx)
+	if lockedOut(err) {
+		return c.rollbackAsGuest(ctx, args, f, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -62,6 +80,9 @@ func (c *call) rollback(ctx context.Context, args []string, f rollbackFlags) err
 	dep, err := s.rollbackTarget(ctx, args, f)
 	if err != nil {
 		return err
+	}
+	if len(through) > 0 && dep.State != backstay.Proven {
+		return refuseState(dep, "--through is for a proven one: while a release is under way the old side is warm and takes everything back at once", "backstay rollback "+dep.Name)
 	}
 	if (f.retry || f.close) && dep.State != backstay.Held {
 		return refuseState(dep, "--retry and --close are for a held one", "backstay status "+dep.Name)
@@ -74,10 +95,24 @@ func (c *call) rollback(ctx context.Context, args []string, f rollbackFlags) err
 	case backstay.Held:
 		return s.moveHeld(ctx, dep, f)
 	case backstay.Proven:
-		return s.takeBack(ctx, dep, f)
+		return s.takeBack(ctx, dep, f, through)
 	case backstay.RolledBack, backstay.Closed, backstay.Refused:
 	}
 	return refuseState(dep, "there is nothing to take back", "list what is in effect with `backstay history`")
+}
+
+// rollbackAsGuest asks whoever drives a deployment to turn it around. More than
+// that needs the ledger.
+func (c *call) rollbackAsGuest(ctx context.Context, args []string, f rollbackFlags, cause error) error {
+	if f.release != "" || f.withLater || f.retry || f.close {
+		return &backstay.RefusedError{
+			What: "rollback", Err: fmt.Errorf("the ledger is another user's: %w", cause),
+			Hint: "without opening it only a deployment that goes forward or bakes can be turned around: backstay rollback REF",
+		}
+	}
+	st := steerings()["rollback"]
+	st.reason = orWord(f.reason, "rollback asked for")
+	return c.steerAsGuest(ctx, args, st, cause)
 }
 
 // rollbackTarget finds what is meant: REF, else what is under way or held, else
@@ -201,7 +236,7 @@ func (s *session) moveHeld(ctx context.Context, dep ledger.Deployment, f rollbac
 
 // takeBack reverts a proven deployment, and with --with-later those after it,
 // newest first, each by a deployment of its own.
-func (s *session) takeBack(ctx context.Context, dep ledger.Deployment, f rollbackFlags) error {
+func (s *session) takeBack(ctx context.Context, dep ledger.Deployment, f rollbackFlags, through []int) error {
 	e, err := s.here()
 	if err != nil {
 		return err
@@ -229,7 +264,7 @@ func (s *session) takeBack(ctx context.Context, dep ledger.Deployment, f rollbac
 		}
 	}
 	for i, d := range append(later, dep) {
-		sum, err := s.revert(ctx, e, d, f, i > 0)
+		sum, err := s.revert(ctx, e, d, f, through, i > 0)
 		if err != nil {
 			return err
 		}
@@ -277,7 +312,7 @@ func overlap(a, b []backstay.Key) bool {
 
 // revert takes one proven deployment back by a new one, after showing the plan
 // and asking.
-func (s *session) revert(ctx context.Context, e *engine.Engine, dep ledger.Deployment, f rollbackFlags, asked bool) (engine.Summary, error) {
+func (s *session) revert(ctx context.Context, e *engine.Engine, dep ledger.Deployment, f rollbackFlags, through []int, asked bool) (engine.Summary, error) {
 	old, done, err := e.Undone(ctx, dep.ID)
 	if err != nil {
 		return engine.Summary{}, err
@@ -285,6 +320,11 @@ func (s *session) revert(ctx context.Context, e *engine.Engine, dep ledger.Deplo
 	p, err := plan.Revert(old, dep.ID, dep.Name, done)
 	if err != nil {
 		return engine.Summary{}, err
+	}
+	if len(through) > 0 {
+		if err := s.stage(p, old, through, f.hold); err != nil {
+			return engine.Summary{}, err
+		}
 	}
 	locked, err := s.lockedFor(ctx, p)
 	if err != nil {
@@ -302,6 +342,37 @@ func (s *session) revert(ctx context.Context, e *engine.Engine, dep ledger.Deplo
 		}
 	}
 	return s.deployMade(ctx, p, engine.Start{Plan: p, Reason: orWord(f.reason, "rollback of "+dep.Name)})
+}
+
+// sharesOf reads --through: whole shares that grow to 100%.
+func sharesOf(words []string) ([]int, error) {
+	var shares []int
+	last := 0
+	for _, w := range words {
+		n, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(w), "%"))
+		if err != nil || n <= last || n > 100 {
+			return nil, usagef("--through wants whole shares that grow to 100%%, such as 10%%,50%%,100%%; %q does not fit", w)
+		}
+		shares, last = append(shares, n), n
+	}
+	if len(shares) > 0 && last != 100 {
+		shares = append(shares, 100)
+	}
+	return shares, nil
+}
+
+// turner is the registry, as far as it knows dials.
+type turner interface {
+	Turn(step backstay.Step, percent int) (backstay.Prepared, error)
+}
+
+// stage makes the way back gradual.
+func (s *session) stage(p, old *plan.Plan, through []int, hold time.Duration) error {
+	k, ok := s.kinds.(turner)
+	if !ok {
+		return errors.New("this binary cannot move traffic in stages")
+	}
+	return plan.Gradual(p, old, through, backstay.Duration(hold), k.Turn)
 }
 
 // showRevert shows the undo plan on stderr.

@@ -57,6 +57,7 @@ func (c *call) nothingYet(err error, answers bool) error {
 type listDocument struct {
 	Format      string              `json:"format"`
 	Deployments []ledger.Deployment `json:"deployments"`
+	BrokenGlass []brokenGlass       `json:"broken_glass,omitempty"`
 }
 
 func (s *session) overview(ctx context.Context) error {
@@ -74,13 +75,18 @@ func (s *session) overview(ctx context.Context) error {
 			list = append(list, d)
 		}
 	}
+	glass, err := s.brokenGlass(ctx)
+	if err != nil {
+		return err
+	}
 	if s.c.json {
-		return s.c.out.document(listDocument{s.c.format(), list})
+		return s.c.out.document(listDocument{s.c.format(), list, glass})
 	}
 	if len(list) == 0 {
 		s.c.out.line("nothing was deployed yet")
 		return nil
 	}
+	s.shout(glass)
 	s.printList(list)
 	for _, d := range open {
 		if !d.State.Settled() && !driven(d) {
@@ -138,6 +144,11 @@ func (s *session) statusOf(ctx context.Context, ref string) error {
 		}
 		return write(statusDocument{s.c.format(), dep, v, driven(dep)})
 	}
+	glass, err := s.brokenGlass(ctx)
+	if err != nil {
+		return err
+	}
+	s.shout(slices.DeleteFunc(glass, func(b brokenGlass) bool { return b.Deployment != dep.ID }))
 	s.printStatus(dep, v)
 	return nil
 }
@@ -188,6 +199,12 @@ func (s *session) printStatus(dep ledger.Deployment, v engine.View) {
 	for _, st := range v.Steps {
 		if len(st.Slots) > 0 && st.Phase == engine.PhaseApplied {
 			p.line("  %s: %s", st.ID, slotWords(st.Slots))
+		}
+	}
+	if lines := evidenceLines(p, v, now, len(v.Checks)); len(lines) > 0 {
+		p.line("")
+		for _, l := range lines {
+			p.line("  %s", l)
 		}
 	}
 	p.residues(v.Residue)

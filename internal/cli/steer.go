@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/control"
 	"github.com/backstay-dev/backstay/internal/engine"
 	"github.com/backstay-dev/backstay/internal/ledger"
 )
@@ -19,12 +20,11 @@ const answerPatience = 10 * time.Second
 func (c *call) approveCommand() *cobra.Command {
 	var step, reason, digest string
 	cmd := c.command("approve [REF] [flags]", "Agree that a deployment goes on",
-		"Approves the plan that the deployment runs, as the user the kernel reports. The approval is bound\nto the plan's digest. It is refused when it comes late, or from somebody who may not give it.",
+		"Approves the plan that the deployment runs, as the user the kernel reports. The approval is bound\nto the plan's digest. It is refused when it comes late, or from somebody who may not give it.\n\n"+guestHelp,
 		cobra.MaximumNArgs(1), func(ctx context.Context, c *call, args []string) error {
-			return c.steer(ctx, args, steering{
-				kind: engine.SignalApprove, what: "waits for an approval", states: []backstay.State{backstay.Holding},
-				step: step, reason: reason, plan: digest, done: "approved",
-			})
+			st := steerings()["approve"]
+			st.step, st.reason, st.plan = step, reason, digest
+			return c.steer(ctx, args, st)
 		})
 	cmd.Flags().StringVar(&step, "step", "", "the approve step that is meant, where several wait")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the ledger")
@@ -32,23 +32,26 @@ func (c *call) approveCommand() *cobra.Command {
 	return cmd
 }
 
+// guestHelp says how somebody steers who cannot open the ledger.
+const guestHelp = `Who cannot open the ledger asks the process that drives the deployment, through its control
+socket in the data directory; give --state (or --data-dir) of the one who deploys. Only people
+whom an approve step of the plan names in ` + "`from`" + ` may steer that way.`
+
 func (c *call) promoteCommand() *cobra.Command {
-	return c.steerCommand("promote", "End the bake early: it counts as passed",
-		steering{kind: engine.SignalPromote, what: "bakes", states: []backstay.State{backstay.Committed}, done: "promoted"})
+	return c.steerCommand("promote", "Go on past a gate that waits for evidence, or end the bake early")
 }
 
 func (c *call) pauseCommand() *cobra.Command {
-	return c.steerCommand("pause", "Begin no further step",
-		steering{kind: engine.SignalPause, what: "goes forward", states: []backstay.State{backstay.Running, backstay.Holding}, done: "paused"})
+	return c.steerCommand("pause", "Begin no further step")
 }
 
 func (c *call) resumeCommand() *cobra.Command {
-	return c.steerCommand("resume", "Go on after a pause",
-		steering{kind: engine.SignalResume, what: "is paused", states: []backstay.State{backstay.Running, backstay.Holding}, done: "resumed"})
+	return c.steerCommand("resume", "Go on after a pause")
 }
 
-func (c *call) steerCommand(verb, short string, st steering) *cobra.Command {
-	cmd := c.command(verb+" [REF] [flags]", short, short+".", cobra.MaximumNArgs(1),
+func (c *call) steerCommand(verb, short string) *cobra.Command {
+	st := steerings()[verb]
+	cmd := c.command(verb+" [REF] [flags]", short, short+".\n\n"+guestHelp, cobra.MaximumNArgs(1),
 		func(ctx context.Context, c *call, args []string) error { return c.steer(ctx, args, st) })
 	cmd.Flags().StringVar(&st.reason, "reason", "", "why, for the ledger")
 	return cmd
@@ -62,7 +65,42 @@ type steering struct {
 	step   string
 	reason string
 	plan   string
+	source string // of signal: who reports it
 	done   string // the word when it was accepted
+}
+
+// request is the steering as another process is asked for it.
+func (st steering) request(verb string) control.Request {
+	req := control.Request{Verb: verb, Step: st.step, Plan: st.plan, Reason: st.reason, Source: st.source}
+	if verb == "signal" {
+		req.Signal = st.kind
+	}
+	return req
+}
+
+// asked is the steering that another process asks for.
+func asked(req control.Request) steering {
+	name := req.Verb
+	if name == "signal" {
+		name = req.Signal
+	}
+	st := steerings()[name]
+	st.step, st.reason, st.plan, st.source = req.Step, req.Reason, req.Plan, req.Source
+	return st
+}
+
+// steerings are the verbs that steer.
+func steerings() map[string]steering {
+	forward := []backstay.State{backstay.Running, backstay.Holding}
+	return map[string]steering{
+		"approve":  {kind: engine.SignalApprove, what: "waits for an approval", states: []backstay.State{backstay.Holding}, done: "approved"},
+		"promote":  {kind: engine.SignalPromote, what: "waits at a gate or bakes", states: append(forward, backstay.Committed), done: "promoted"},
+		"pause":    {kind: engine.SignalPause, what: "goes forward", states: forward, done: "paused"},
+		"resume":   {kind: engine.SignalResume, what: "is paused", states: forward, done: "resumed"},
+		"fail":     {kind: engine.SignalFail, what: "goes forward or bakes", states: append(forward, backstay.Committed), done: "taken as evidence; it turns around"},
+		"resolved": {kind: engine.SignalResolved, what: "is under way", states: unsettled(), done: "kept as evidence; it changes nothing"},
+		"rollback": {kind: engine.SignalAbort, what: "goes forward or bakes", states: append(forward, backstay.Committed), done: "turned around; what was done is being undone"},
+	}
 }
 
 // steerDocument is the result of approve, promote, pause and resume.
@@ -77,10 +115,15 @@ type steerDocument struct {
 	Accepted   bool   `json:"accepted"`
 	Why        string `json:"why,omitempty"`
 	ExitCode   int    `json:"exit_code"`
+
+	driver string // who drives the deployment, in words; empty: nobody does
 }
 
 func (c *call) steer(ctx context.Context, args []string, st steering) error {
 	s, err := c.openExisting(ctx)
+	if lockedOut(err) {
+		return c.steerAsGuest(ctx, args, st, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -89,35 +132,53 @@ func (c *call) steer(ctx context.Context, args []string, st steering) error {
 	if err != nil {
 		return err
 	}
-	if dep.State.Settled() {
-		return refuseState(dep, "it is settled, nothing can steer it", "backstay status "+dep.Name)
-	}
 	sig, err := s.signal(st.kind, st.reason)
 	if err != nil {
 		return err
 	}
+	doc, err := s.steerDeployment(ctx, dep, sig, st)
+	if err != nil {
+		return err
+	}
+	return c.endSteering(doc, st)
+}
+
+// steerDeployment leaves the signal for whoever drives the deployment and says
+// how it was answered.
+func (s *session) steerDeployment(ctx context.Context, dep ledger.Deployment, sig ledger.Signal, st steering) (steerDocument, error) {
+	if dep.State.Settled() {
+		return steerDocument{}, refuseState(dep, "it is settled, nothing can steer it", "backstay status "+dep.Name)
+	}
 	sig.Step = st.step
+	if st.kind == engine.SignalFail || st.kind == engine.SignalResolved {
+		sig.Alarm = &backstay.Alarm{Source: cleanLine(st.source)}
+	}
 	if st.kind == engine.SignalApprove {
 		sig.Plan = orWord(st.plan, dep.PlanDigest)
 	}
 	body, err := s.ask(ctx, dep.ID, sig, answerPatience)
 	if err != nil {
-		return err
+		return steerDocument{}, err
 	}
-	doc := steerDocument{Format: c.format(), Deployment: dep.ID, Name: dep.Name, Signal: st.kind, Plan: sig.Plan, Step: st.step, ExitCode: exitWaiting}
+	doc := steerDocument{Format: s.c.format(), Deployment: dep.ID, Name: dep.Name, Signal: st.kind, Plan: sig.Plan, Step: st.step}
 	if body != nil {
 		doc.Answered, doc.Accepted, doc.Why, doc.Step = true, body.Accepted, body.Why, body.Step
-		doc.ExitCode = exitRefused
-		if body.Accepted {
-			doc.ExitCode = exitOK
-		}
 	}
-	return s.endSteering(dep, doc, st)
+	if driven(dep) {
+		doc.driver = s.c.ownerWord(dep.Owner)
+	}
+	return doc, nil
 }
 
-func (s *session) endSteering(dep ledger.Deployment, doc steerDocument, st steering) error {
-	if s.c.json {
-		return errors.Join(s.c.out.document(doc), exit(doc.ExitCode))
+func (c *call) endSteering(doc steerDocument, st steering) error {
+	switch {
+	case !doc.Answered, doc.Accepted && st.kind == engine.SignalAbort:
+		doc.ExitCode = exitWaiting // the other process goes on with it
+	case !doc.Accepted:
+		doc.ExitCode = exitRefused
+	}
+	if c.json {
+		return errors.Join(c.out.document(doc), exit(doc.ExitCode))
 	}
 	switch {
 	case doc.Accepted:
@@ -125,16 +186,16 @@ func (s *session) endSteering(dep ledger.Deployment, doc steerDocument, st steer
 		if doc.Plan != "" {
 			what = fmt.Sprintf(" plan %.12s, step %s", doc.Plan, doc.Step)
 		}
-		s.c.out.line("%s: %s%s  %s", dep.Name, st.done, what, dep.ID)
+		c.out.line("%s: %s%s  %s", doc.Name, st.done, what, doc.Deployment)
 	case doc.Answered:
-		s.c.err.line("%s %s of %s was refused: %s", s.c.err.paint(badTone, "backstay:"), st.kind, dep.Name, doc.Why)
-		s.c.err.line("  hint: backstay status %s", dep.Name)
-	case driven(dep):
-		s.c.err.line("%s was not answered within %s by %s; it stays in the ledger and is answered when that process goes on", st.kind, answerPatience, s.c.ownerWord(dep.Owner))
-		s.c.err.line("  hint: backstay status -w %s", dep.Name)
+		c.err.line("%s %s of %s was refused: %s", c.err.paint(badTone, "backstay:"), st.kind, doc.Name, doc.Why)
+		c.err.line("  hint: backstay status %s", doc.Name)
+	case doc.driver != "":
+		c.err.line("%s was not answered within %s by %s; it stays in the ledger and is answered when that process goes on", st.kind, answerPatience, doc.driver)
+		c.err.line("  hint: backstay status -w %s", doc.Name)
 	default:
-		s.c.err.line("nobody drives %s now; the %s stays in the ledger and is answered when somebody does", dep.Name, st.kind)
-		s.c.err.line("  hint: backstay recover %s, or backstay agent", dep.Name)
+		c.err.line("nobody drives %s now; the %s stays in the ledger and is answered when somebody does", doc.Name, st.kind)
+		c.err.line("  hint: backstay recover %s, or backstay agent", doc.Name)
 	}
 	return exit(doc.ExitCode)
 }

@@ -62,6 +62,33 @@ type plainWatch struct {
 	c    *call
 	mu   sync.Mutex
 	last *engine.View
+	told map[string]toldEvidence // by check
+}
+
+// toldEvidence is what was said of a check last.
+type toldEvidence struct {
+	step    string
+	verdict backstay.Verdict
+	at      time.Duration
+}
+
+// evidenceEvery is how often plain lines tell of a check that says the same.
+const evidenceEvery = 30 * time.Second
+
+// worth reports whether a line says more than the one before.
+func (w *plainWatch) worth(ch change) bool {
+	if ch.Kind != changeEvidence {
+		return true
+	}
+	last, known := w.told[ch.Check]
+	if known && last.step == ch.Step && last.verdict == *ch.Verdict && ch.Offset-last.at < evidenceEvery {
+		return false
+	}
+	if w.told == nil {
+		w.told = map[string]toldEvidence{}
+	}
+	w.told[ch.Check] = toldEvidence{ch.Step, *ch.Verdict, ch.Offset}
+	return true
 }
 
 var _ watch = (*plainWatch)(nil)
@@ -70,7 +97,9 @@ func (w *plainWatch) show(v engine.View) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, ch := range changes(w.last, v, w.c.app.Now()) {
-		w.c.err.change(ch, w.last == nil)
+		if w.worth(ch) {
+			w.c.err.change(ch, w.last == nil)
+		}
 	}
 	w.last = &v
 }
@@ -106,7 +135,7 @@ func (p *printer) change(ch change, first bool) {
 		}
 		p.line("%s  %s", at, p.paint(stateTone(ch.State), text))
 		if ch.State == backstay.Holding {
-			p.line("           approve: backstay approve %[1]s    take back: backstay rollback %[1]s", ch.Name)
+			p.line("           %s    take back: backstay rollback %s", ch.hint, ch.Name)
 		}
 	case changeStep:
 		glyph, word, t := stepWord(*ch.step)
@@ -131,6 +160,8 @@ func (p *printer) change(ch change, first bool) {
 			text += ": " + ch.Text
 		}
 		p.line("%s  %s", at, p.paint(badTone, text))
+	case changeEvidence:
+		p.line("%s  %s %s", at, p.paint(verdictTone(*ch.Verdict), "≈"), evidenceText(ch))
 	case changeAct:
 		p.line("%s  ▸ %s", at, ch.Text)
 	}

@@ -160,7 +160,7 @@ func TestPicture(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			now := start().Add(time.Duration(tt.at * float64(time.Second)))
-			got := strings.Join(picture(newPrinter(nil, false), tt.view, now, 100), "\n")
+			got := strings.Join(picture(newPrinter(nil, false), tt.view, now, 100, 0), "\n")
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("picture (-want +got):\n%s", diff)
 			}
@@ -179,7 +179,7 @@ func TestPictureFitsTheTerminal(t *testing.T) {
 		}
 		v.Steps = append(v.Steps, s)
 	}
-	lines := picture(newPrinter(nil, true), v, start(), 60)
+	lines := picture(newPrinter(nil, true), v, start(), 60, 0)
 	if len(lines) > maxPicture+8 {
 		t.Errorf("%d lines", len(lines))
 	}

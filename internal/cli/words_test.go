@@ -112,10 +112,20 @@ func TestEveryCauseAndStateIsExplained(t *testing.T) {
 	for _, cause := range []backstay.Cause{
 		backstay.CauseNoUndo, backstay.CauseUndoFailed, backstay.CauseDrift, backstay.CauseAmbiguous, backstay.CauseUnreachable,
 		backstay.CauseDeadline, backstay.CauseIncompatible, backstay.CauseLedgerDamage, backstay.CauseStepFailed, backstay.CauseVerifyFailed,
-		backstay.CauseBakeFailed, backstay.CauseAborted, backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed,
+		backstay.CauseBakeFailed, backstay.CauseGateFailed, backstay.CauseAborted, backstay.CauseSignalled, backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed,
 	} {
 		if e, ok := c.explainWord(string(cause)); !ok || e.Next == "" {
 			t.Errorf("cause %s is not explained", cause)
+		}
+	}
+	for _, word := range []string{"transient", "persistent", "systemic", "permanent", "not_found", "conflict"} {
+		if e, ok := c.explainWord(word); !ok || e.Next == "" || len(e.Leads) == 0 || len(e.Undo) == 0 || len(e.Ask) == 0 {
+			t.Errorf("failure %s is not explained: %+v", word, e)
+		}
+	}
+	for _, m := range backstay.Causes() {
+		if len(m.Leads) == 0 || m.Meaning == "" {
+			t.Errorf("cause %s leads to nothing", m.Cause)
 		}
 	}
 	for _, s := range states() {

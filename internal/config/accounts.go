@@ -44,8 +44,14 @@ func ThisAccounts() (*Accounts, error) {
 // Actor is who runs this process, as the kernel tells it; via is the verb, for
 // people. Under sudo it is root.
 func (a *Accounts) Actor(via string) backstay.Actor {
-	actor := backstay.Actor{UID: a.uid, Host: a.host, Via: via}
-	if acc, ok := a.find(func(acc account) bool { return acc.uid == a.uid }); ok {
+	return a.ActorOf(a.uid, via)
+}
+
+// ActorOf is the user of this host with the given uid: who asked through a
+// socket, as the kernel tells it.
+func (a *Accounts) ActorOf(uid int, via string) backstay.Actor {
+	actor := backstay.Actor{UID: uid, Host: a.host, Via: via}
+	if acc, ok := a.find(func(acc account) bool { return acc.uid == uid }); ok {
 		actor.Name = acc.name
 	}
 	return actor

@@ -103,3 +103,11 @@ func TestMemberOf(t *testing.T) {
 		}
 	})
 }
+
+func TestActorOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	want := backstay.Actor{UID: 1001, Name: "bob", Host: "web1", Via: "approve"}
+	if diff := cmp.Diff(accounts(t, 1000).ActorOf(1001, "approve"), want); diff != "" {
+		t.Errorf("actor (-got +want):\n%s", diff)
+	}
+}

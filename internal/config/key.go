@@ -74,7 +74,8 @@ func LoadOrCreateKey(dir string) (Key, error) {
 // createKey makes the key unless another process was quicker. The pending
 // content of the file is the lock: it has one owner at a time.
 func createKey(dir string) (key Key, err error) {
-	if err := durable.MkdirAll(dir, 0o700); err != nil {
+	// Others pass through to the control socket below; the key is 0600.
+	if err := durable.MkdirAll(dir, 0o711); err != nil {
 		return Key{}, fmt.Errorf("create audit key: %w", err)
 	}
 	d, err := openDir(dir)

@@ -35,8 +35,8 @@ func TestKeyIsCreatedOnFirstUse(t *testing.T) {
 	if got := mode(t, filepath.Join(dir, config.PublicFile)); got != 0o644 {
 		t.Errorf("mode of the public key: got %o, want 644", got)
 	}
-	if got := mode(t, dir); got != 0o700 {
-		t.Errorf("mode of the directory: got %o, want 700", got)
+	if got := mode(t, dir); got != 0o711 {
+		t.Errorf("mode of the directory: got %o, want 711", got)
 	}
 	if !strings.HasPrefix(key.Name, "backstay-audit/") {
 		t.Errorf("name: got %q", key.Name)

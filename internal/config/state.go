@@ -26,8 +26,9 @@ const rootState = "/var/lib/backstay"
 // State is where the ledger is and where this host keeps its files. Its text
 // forms hide the password of a URL; only the field URL has it.
 type State struct {
-	// Dir is an absolute local directory: of an embedded ledger its own, of one
-	// on a server the default directory, where this host keeps its audit key.
+	// Dir is an absolute local directory: of an embedded ledger its own; of one
+	// on a server where this host keeps its audit key, which is the data
+	// directory where one is given, else the default directory.
 	Dir string
 	// URL is the postgres:// URL of a ledger on a server, with its password;
 	// empty for an embedded one.
@@ -74,7 +75,7 @@ func FindState(flags Flags, host Host) (State, error) {
 		st.Dir, err = defaultDir(host)
 	case strings.Contains(value, "://"):
 		if st.URL, err = checkURL(value, from); err == nil {
-			st.Dir, err = defaultDir(host)
+			st.Dir, err = keyDir(flags, host)
 		}
 	default:
 		st.Dir, err = checkDir(value, from)
@@ -87,6 +88,14 @@ func FindState(flags Flags, host Host) (State, error) {
 		return State{}, err
 	}
 	return st, nil
+}
+
+// keyDir is where the audit key of a host is whose ledger is on a server.
+func keyDir(flags Flags, host Host) (string, error) {
+	if flags.DataDir != "" || host.Getenv(DataDirVariable) != "" {
+		return dataDir(flags, host, State{})
+	}
+	return defaultDir(host)
 }
 
 // Embedded reports whether the ledger is in the directory Dir.

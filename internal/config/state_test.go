@@ -49,7 +49,7 @@ func TestFindState(t *testing.T) {
 		{"flag before variable", config.Flags{State: "/flag"}, user("BACKSTAY_STATE", "/srv/b"), config.State{Dir: "/flag", DataDir: "/flag/data"}},
 		{"relative flag", config.Flags{State: "st"}, user(), config.State{Dir: filepath.Join(here, "st"), DataDir: filepath.Join(here, "st", "data")}},
 		{"URL", config.Flags{State: url}, user(), config.State{URL: url, Dir: "/home/ann/.local/state/backstay", DataDir: "/home/ann/.local/state/backstay/data"}},
-		{"data directory by variable", config.Flags{State: url}, user("BACKSTAY_DATA_DIR", "/srv/d"), config.State{URL: url, Dir: "/home/ann/.local/state/backstay", DataDir: "/srv/d"}},
+		{"data directory by variable", config.Flags{State: url}, user("BACKSTAY_DATA_DIR", "/srv/d"), config.State{URL: url, Dir: "/srv/d", DataDir: "/srv/d"}},
 		{"data directory by flag", config.Flags{DataDir: "/flag/d"}, user("BACKSTAY_DATA_DIR", "/srv/d"), config.State{Dir: "/home/ann/.local/state/backstay", DataDir: "/flag/d"}},
 	}
 	for _, tt := range tests {

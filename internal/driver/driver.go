@@ -12,6 +12,7 @@ package driver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/backstay-dev/backstay"
@@ -64,6 +65,12 @@ type Checker interface {
 	Check(ctx context.Context, call backstay.Call) (backstay.CheckResult, error)
 }
 
+// Check is a kind that is no step: it only answers, in verify and in gates.
+type Check interface {
+	Name() string
+	Checker
+}
+
 // Reaper is a kind whose acts can outlive the process that started them. Reap
 // ends what earlier epochs of this deployment's step left running; the engine
 // calls it before recovery observes. It returns when nothing is left.
@@ -78,6 +85,37 @@ type Settler interface {
 	Settle(ctx context.Context, call backstay.Call) error
 }
 
+// Sandboxer is a kind whose acts stay within the files and processes of the
+// host that runs them, so that a drill may try a step on a private,
+// copy-on-write view of this host. Sandbox says why it must not be tried there;
+// nil: it may.
+type Sandboxer interface {
+	Sandbox(step backstay.Step) error
+}
+
+// Furnisher is a Sandboxer whose targets are not files alone: Furnish starts, in
+// a private view, what ran on the host when the plan was made. Doing it twice
+// does no more than once.
+type Furnisher interface {
+	Furnish(ctx context.Context, call backstay.Call) error
+}
+
+// Turner is a kind whose steps move a dial. Turn makes of such a step the one
+// that gives its side another share, in percent. It reads the frozen step only.
+type Turner interface {
+	Turn(step backstay.Step, percent int) (backstay.Prepared, error)
+}
+
+// Verifier is a kind that can try, on a scratch copy, whether what a step would
+// do can be taken back. An empty scratch makes one beside the step's own target;
+// nothing of the target itself is changed or read. It remembers in the request's
+// data directory what it showed; Verified says in a line what that was for exactly
+// the content of a frozen step, and nothing for a step that changes nothing.
+type Verifier interface {
+	Verify(ctx context.Context, req backstay.Request, scratch string) (backstay.Verification, error)
+	Verified(step backstay.Step, dataDir string) (string, error)
+}
+
 // Sectioner is a kind that owns top-level sections of the spec.
 type Sectioner interface {
 	// Sections maps the section's key to a pointer to a zero value of one entry:
@@ -88,31 +126,54 @@ type Sectioner interface {
 // Registry holds the kinds by name and dispatches to them. It has the shape of
 // the engine's Actions and of the spec's Kinds.
 type Registry struct {
-	kinds map[string]Kind
+	kinds    map[string]Kind
+	checks   map[string]Checker
+	sections map[string]any
 }
 
-// NewRegistry returns a registry of exactly these kinds.
+// NewRegistry returns a registry of exactly these kinds. Those of them that can
+// check do so as well.
 func NewRegistry(kinds ...Kind) (*Registry, error) {
-	r := &Registry{kinds: make(map[string]Kind, len(kinds))}
-	owner := map[string]string{}
+	r := &Registry{kinds: make(map[string]Kind, len(kinds)), checks: map[string]Checker{}, sections: map[string]any{}}
 	for _, k := range kinds {
-		if k.Name() == "" {
-			return nil, fmt.Errorf("register kind %T: it has no name", k)
-		}
-		if s, ok := k.(Sectioner); ok {
-			for section := range s.Sections() {
-				if other, taken := owner[section]; taken {
-					return nil, fmt.Errorf("register kind %q: section %q belongs to kind %q", k.Name(), section, other)
-				}
-				owner[section] = k.Name()
-			}
-		}
-		if _, dup := r.kinds[k.Name()]; dup {
-			return nil, fmt.Errorf("register kind %q: registered twice", k.Name())
+		if err := r.enter(k.Name(), k); err != nil {
+			return nil, err
 		}
 		r.kinds[k.Name()] = k
 	}
 	return r, nil
+}
+
+// AddChecks adds kinds that only check.
+func (r *Registry) AddChecks(checks ...Check) error {
+	for _, c := range checks {
+		if err := r.enter(c.Name(), c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter takes down what a kind can beside its steps.
+func (r *Registry) enter(name string, kind any) error {
+	if name == "" {
+		return fmt.Errorf("register kind %T: it has no name", kind)
+	}
+	if _, dup := r.kinds[name]; dup || r.checks[name] != nil {
+		return fmt.Errorf("register kind %q: registered twice", name)
+	}
+	if c, ok := kind.(Checker); ok {
+		r.checks[name] = c
+	}
+	if s, ok := kind.(Sectioner); ok {
+		for section, entry := range s.Sections() {
+			if _, taken := r.sections[section]; taken {
+				return fmt.Errorf("register kind %q: section %q belongs to another kind", name, section)
+			}
+			r.sections[section] = entry
+		}
+	}
+	return nil
 }
 
 // Names returns the kinds' names, sorted.
@@ -136,19 +197,12 @@ func (r *Registry) Config(kind string) (any, bool) {
 
 // CheckNames returns the names of the kinds that can serve as verify probes.
 func (r *Registry) CheckNames() []string {
-	var names []string
-	for n, k := range r.kinds {
-		if _, ok := k.(Checker); ok {
-			names = append(names, n)
-		}
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(r.checks))
 }
 
 // CheckConfig returns a new verify config value of the kind.
 func (r *Registry) CheckConfig(kind string) (any, bool) {
-	c, ok := r.kinds[kind].(Checker)
+	c, ok := r.checks[kind]
 	if !ok {
 		return nil, false
 	}
@@ -156,16 +210,17 @@ func (r *Registry) CheckConfig(kind string) (any, bool) {
 }
 
 // Sections returns the top-level sections that kinds own, with an entry's zero value.
-func (r *Registry) Sections() map[string]any {
-	all := map[string]any{}
-	for _, k := range r.kinds {
-		if s, ok := k.(Sectioner); ok {
-			for name, entry := range s.Sections() {
-				all[name] = entry
-			}
-		}
+func (r *Registry) Sections() map[string]any { return maps.Clone(r.sections) }
+
+// checker finds a kind that checks.
+func (r *Registry) checker(name string) (Checker, error) {
+	if c, ok := r.checks[name]; ok {
+		return c, nil
 	}
-	return all
+	if _, err := r.kind(name); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("kind %q cannot verify", name)
 }
 
 func (r *Registry) kind(name string) (Kind, error) {
@@ -191,13 +246,9 @@ func (r *Registry) Prepare(ctx context.Context, kind string, req backstay.Reques
 
 // PrepareCheck dispatches to the kind's PrepareCheck.
 func (r *Registry) PrepareCheck(ctx context.Context, kind string, req backstay.Request) (backstay.Prepared, error) {
-	k, err := r.kind(kind)
+	c, err := r.checker(kind)
 	if err != nil {
 		return backstay.Prepared{}, err
-	}
-	c, ok := k.(Checker)
-	if !ok {
-		return backstay.Prepared{}, fmt.Errorf("kind %q cannot verify", kind)
 	}
 	return c.PrepareCheck(ctx, req)
 }
@@ -245,13 +296,9 @@ func (r *Registry) Probe(ctx context.Context, call backstay.Call) (backstay.Find
 
 // Check runs a verify probe once.
 func (r *Registry) Check(ctx context.Context, call backstay.Call) (backstay.CheckResult, error) {
-	k, err := r.kind(call.Step.Kind)
+	c, err := r.checker(call.Step.Kind)
 	if err != nil {
 		return backstay.CheckResult{}, err
-	}
-	c, ok := k.(Checker)
-	if !ok {
-		return backstay.CheckResult{}, fmt.Errorf("kind %q cannot verify", call.Step.Kind)
 	}
 	return c.Check(ctx, call)
 }
@@ -278,6 +325,70 @@ func (r *Registry) Settle(ctx context.Context, call backstay.Call) error {
 		return s.Settle(ctx, call)
 	}
 	return nil
+}
+
+// Sandbox says why a step must not be tried on a private view of this host; nil:
+// it may.
+func (r *Registry) Sandbox(step backstay.Step) error {
+	k, err := r.kind(step.Kind)
+	if err != nil {
+		return err
+	}
+	if s, ok := k.(Sandboxer); ok {
+		return s.Sandbox(step)
+	}
+	return fmt.Errorf("what a step of kind %s does is not confined to the files and processes of this host", step.Kind)
+}
+
+// Furnish starts in a private view what a step's key stands for on the host;
+// nothing for kinds whose targets are files.
+func (r *Registry) Furnish(ctx context.Context, call backstay.Call) error {
+	k, err := r.kind(call.Step.Kind)
+	if err != nil {
+		return err
+	}
+	if f, ok := k.(Furnisher); ok {
+		return f.Furnish(ctx, call)
+	}
+	return nil
+}
+
+// Turn dispatches to the kind's Turn.
+func (r *Registry) Turn(step backstay.Step, percent int) (backstay.Prepared, error) {
+	k, err := r.kind(step.Kind)
+	if err != nil {
+		return backstay.Prepared{}, err
+	}
+	t, ok := k.(Turner)
+	if !ok {
+		return backstay.Prepared{}, fmt.Errorf("steps of kind %s move no dial", step.Kind)
+	}
+	return t.Turn(step, percent)
+}
+
+// Verify dispatches to the kind's Verify; an error for kinds without one.
+func (r *Registry) Verify(ctx context.Context, kind string, req backstay.Request, scratch string) (backstay.Verification, error) {
+	k, err := r.kind(kind)
+	if err != nil {
+		return backstay.Verification{}, err
+	}
+	v, ok := k.(Verifier)
+	if !ok {
+		return backstay.Verification{}, fmt.Errorf("steps of kind %q have nothing to verify", kind)
+	}
+	return v.Verify(ctx, req, scratch)
+}
+
+// Verified dispatches to the kind's Verified; nothing for kinds without one.
+func (r *Registry) Verified(step backstay.Step, dataDir string) (string, error) {
+	k, err := r.kind(step.Kind)
+	if err != nil {
+		return "", err
+	}
+	if v, ok := k.(Verifier); ok {
+		return v.Verified(step, dataDir)
+	}
+	return "", nil
 }
 
 // Settles reports whether the kind keeps something that must be settled.

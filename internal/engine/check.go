@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 
 // errBakeEnds cancels the watching of a bake that a person ended.
 var errBakeEnds = errors.New("the bake was ended by a person")
+
+// bakeEvery is the time between two rounds of a bake that does not say.
+const bakeEvery = 5 * time.Second
 
 // checkTimeout bounds one probe that has no timeout of its own.
 const checkTimeout = 30 * time.Second
@@ -77,7 +81,7 @@ func (r *runner) applied() ([]backstay.Step, map[string]backstay.Image, error) {
 	after := map[string]backstay.Image{}
 	for _, st := range r.plan.Steps {
 		sp := r.progress.Steps[st.ID]
-		if st.Hold != nil || sp.Phase != PhaseApplied {
+		if st.Waits() || sp.Phase != PhaseApplied {
 			continue
 		}
 		im, err := r.load(sp.After)
@@ -102,7 +106,7 @@ func (r *runner) callsOf(steps []backstay.Step) []backstay.Call {
 func (r *runner) lookAll(ctx context.Context, calls []backstay.Call) map[string]backstay.Image {
 	now := make(map[string]backstay.Image, len(calls))
 	for _, c := range calls {
-		now[c.Step.ID], _ = look(ctx, r.e.actions, c, &recorder{shared: r.blobs}, false)
+		now[c.Step.ID], _ = r.lookAgain(ctx, c, &recorder{shared: r.blobs})
 	}
 	return now
 }
@@ -138,19 +142,22 @@ func (r *runner) untilPass(ctx context.Context, c plan.Check) backstay.CheckResu
 
 // check asks a probe once. What could not be asked is undecided.
 func (r *runner) check(ctx context.Context, c plan.Check) backstay.CheckResult {
-	timeout := c.Timeout.Std()
+	return r.ask(ctx, r.e.actions, backstay.Call{Step: backstay.Step{ID: c.ID, Prepared: c.Prepared}})
+}
+
+// ask fills the call in and asks once, within the check's own timeout.
+func (r *runner) ask(ctx context.Context, judge Judge, call backstay.Call) backstay.CheckResult {
+	timeout := call.Step.Timeout.Std()
 	if timeout <= 0 {
 		timeout = checkTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	began := time.Now()
-	call := backstay.Call{
-		Deployment: r.lease.Deployment, Release: r.plan.Release, DataDir: r.e.opts.DataDir, Secrets: r.scrub,
-		Step: backstay.Step{ID: c.ID, Prepared: c.Prepared}, Blobs: &recorder{shared: r.blobs}, Output: newOutput(r.scrub),
-		Token: backstay.Token{Epoch: r.lease.Epoch},
-	}
-	res, err := r.e.actions.Check(ctx, call)
+	call.Deployment, call.Release, call.DataDir = r.lease.Deployment, r.plan.Release, r.e.opts.DataDir
+	call.Secrets, call.Blobs, call.Output = r.scrub, &recorder{shared: r.blobs}, newOutput(r.scrub)
+	call.Token = backstay.Token{Epoch: r.lease.Epoch}
+	res, err := judge.Check(ctx, call)
 	if err != nil {
 		res = backstay.CheckResult{Verdict: backstay.Undecided, Reason: err.Error()}
 	}
@@ -162,6 +169,9 @@ func (r *runner) check(ctx context.Context, c plan.Check) backstay.CheckResult {
 // rounds in a row fail it; its end passes it.
 func (r *runner) bake(acts context.Context) {
 	left := min(r.progress.BakeUntil.Sub(r.e.now()), r.plan.Bake.For.Std())
+	if _, why, _ := r.unsure(); left <= 0 && why != "" && r.plan.Bake.For > 0 {
+		left = cmp.Or(r.plan.Bake.Every.Std(), bakeEvery)
+	}
 	promoted := r.progress.Promoted
 	r.start(acts, flightBake, "bake", false, func(ctx context.Context) func() {
 		if err := r.e.hit("bake.before", ""); err != nil {
@@ -169,13 +179,26 @@ func (r *runner) bake(acts context.Context) {
 		}
 		res := backstay.CheckResult{Verdict: backstay.Pass, Reason: "no bake was asked for"}
 		if r.plan.Bake.For > 0 && !promoted {
-			res = r.watch(ctx, max(left, 0))
+			res = r.watchBake(ctx, max(left, 0))
 		} else if promoted {
 			res.Reason = "promoted by an operator"
 		}
 		return func() {
-			if r.progress.Abort != nil {
+			if r.progress.Abort != nil || r.progress.Failure != nil {
 				return
+			}
+			if policy, why, young := r.unsure(); res.Verdict == backstay.Pass && why != "" && r.plan.Bake.For > 0 && !r.progress.Promoted {
+				if young {
+					return // asked again
+				}
+				switch policy {
+				case backstay.HoldUndecided:
+					return // asked again: the bake goes on until its gates pass, or a person decides
+				case backstay.PromoteUndecided:
+					res.Reason += "; its gates are undecided, and their policy goes on: " + why
+				case backstay.RollBackUndecided:
+					res.Verdict, res.Reason = backstay.Fail, "undecided at the end of the bake: "+why
+				}
 			}
 			if r.progress.Promoted && res.Verdict == backstay.Undecided {
 				res = backstay.CheckResult{Verdict: backstay.Pass, Reason: "promoted by an operator", Samples: res.Samples}
@@ -188,14 +211,11 @@ func (r *runner) bake(acts context.Context) {
 	})
 }
 
-// watch runs rounds of all probes until the bake's time is over.
-func (r *runner) watch(ctx context.Context, left time.Duration) backstay.CheckResult {
+// watchBake runs rounds of all probes until the bake's time is over.
+func (r *runner) watchBake(ctx context.Context, left time.Duration) backstay.CheckResult {
 	end := time.NewTimer(left)
 	defer end.Stop()
-	every := r.plan.Bake.Every.Std()
-	if every <= 0 {
-		every = 5 * time.Second
-	}
+	every := cmp.Or(r.plan.Bake.Every.Std(), bakeEvery)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	rounds, bad := 0, 0
@@ -258,7 +278,7 @@ func (r *runner) finish(acts context.Context, event Event) {
 	var steps []backstay.Step
 	for _, st := range r.plan.Steps {
 		sp := r.progress.Steps[st.ID]
-		if st.Hold != nil || sp.Before == nil || !sp.Touched {
+		if st.Waits() || sp.Before == nil || !sp.Touched {
 			continue
 		}
 		before, err := r.load(sp.Before)

@@ -102,6 +102,10 @@ func (r *runner) do(acts context.Context, st *backstay.Step, before backstay.Ima
 		r.append(backstay.EntryObserved, st.ID, backstay.ObservedBody{Finding: backstay.NotApplied, Reason: "never started: the deployment turned around first"})
 		return
 	}
+	if st.Gate != nil {
+		r.watchGate(acts, st)
+		return
+	}
 	call := r.call(st, &recorder{shared: r.blobs})
 	call.Before = before
 	call.IdempotencyKey = r.lease.Deployment + "/" + st.ID + "/do"
@@ -114,16 +118,18 @@ func (r *runner) do(acts context.Context, st *backstay.Step, before backstay.Ima
 	}
 	r.start(acts, st.ID, st.Summary, false, func(ctx context.Context) func() {
 		began := time.Now()
-		body := backstay.OutcomeBody{}
-		err := r.e.hit("do.before", st.ID)
-		if err == nil {
-			body, err = r.attempt(ctx, st, call, earlier)
+		if err := r.e.hit("do.before", st.ID); err != nil {
+			return func() { r.stopFor(err) }
 		}
+		body, untouched, err := r.attempt(ctx, st, call, earlier)
 		if crash := r.e.hit("do.after", st.ID); crash != nil || errors.Is(err, ledger.ErrLapsed) || errors.Is(err, ErrStopped) {
 			// What was done is left for recovery to observe.
 			return func() { r.stopFor(errors.Join(crash, err)) }
 		}
 		after, rec := look(context.WithoutCancel(ctx), r.e.actions, call, rec, true)
+		if untouched {
+			after = before // whatever is there by now, this step did not do it
+		}
 		body.Duration = backstay.Duration(time.Since(began))
 		body.Output = out.String()
 		return func() { r.outcome(st, after, rec, body, err) }
@@ -154,20 +160,21 @@ func (e *timeoutError) Is(target error) bool { return target == context.Deadline
 
 // attempt calls the driver inside the step's timeout, again after a transient
 // error where repeating is safe. failed is how an attempt before this one
-// failed, or nil.
-func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.Call, failed error) (backstay.OutcomeBody, error) {
-	body := backstay.OutcomeBody{Slots: map[string]string{}}
+// failed, or nil. untouched says that the one try there was failed without
+// having changed anything.
+func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.Call, failed error) (body backstay.OutcomeBody, untouched bool, err error) {
+	body = backstay.OutcomeBody{Slots: map[string]string{}}
 	do := func(ctx context.Context) (backstay.Result, error) { return r.e.actions.Do(ctx, call) }
 	if st.Reverts != nil {
-		var err error
 		if do, err = r.revertAct(st, call); err != nil {
-			return body, err
+			return body, false, err
 		}
 	}
 	timeout := st.Timeout.Std()
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &timeoutError{"step " + st.ID, timeout})
 	defer cancel()
-	err := retry(ctx, r.e.opts.Backoff, retries(st), func() (err error) {
+	first := failed == nil
+	err = retry(ctx, r.e.opts.Backoff, retries(st), func() (err error) {
 		if done, stop := r.knownDone(ctx, call, failed); done || stop != nil {
 			return stop
 		}
@@ -178,9 +185,10 @@ func (r *runner) attempt(ctx context.Context, st *backstay.Step, call backstay.C
 			body.Slots[k] = v
 		}
 		body.Note = r.scrub.text(res.Note)
+		untouched = first && body.Tries == 1 && res.Untouched && err != nil
 		return err
 	})
-	return body, err
+	return body, untouched, err
 }
 
 // knownDone asks the probe of a step that must take effect once, before it is
@@ -280,7 +288,7 @@ func retry(ctx context.Context, first time.Duration, retries int, act func() err
 	}
 	policy := retrypolicy.NewBuilder[any]().
 		HandleIf(func(_ any, err error) bool {
-			return err != nil && ctx.Err() == nil && backstay.Treatments()[backstay.ClassOf(err)].Retry
+			return err != nil && ctx.Err() == nil && backstay.Retries(backstay.ClassOf(err))
 		}).
 		WithBackoff(first, 20*first).WithJitterFactor(0.25).
 		WithMaxRetries(retries).ReturnLastFailure().Build()
@@ -329,7 +337,6 @@ func (r *runner) outcome(st *backstay.Step, after backstay.Image, rec *recorder,
 		}
 	}
 	r.append(backstay.EntryOutcome, st.ID, body, rec.blobsOf()...)
-	r.timings = append(r.timings, ledger.Timing{Release: r.plan.Release, Step: st.ID, Took: body.Duration.Std()})
 }
 
 // readBack compares what is there after a successful act with what was wanted.
@@ -361,7 +368,7 @@ func (r *runner) readBack(st *backstay.Step, after backstay.Image, key backstay.
 // when the deployment turns around; one of a dead process is observed.
 func (r *runner) resolve(acts context.Context, id string) {
 	if f, ours := r.flights[id]; ours {
-		if r.turning() {
+		if r.turning() && !f.looking { // a look at what a dead process did is worth its answer
 			f.cancel(errSibling)
 		}
 		return
@@ -392,8 +399,8 @@ func (r *runner) resolve(acts context.Context, id string) {
 		reaped := err == nil
 		body := r.find(ctx, st, call, before, now, err)
 		ref, refErr := rec.ref(now)
-		if _, unread := unreadable(now); refErr == nil && unread == "" {
-			body.Now = &ref
+		if _, unread := unreadable(now); reaped && refErr == nil && unread == "" {
+			body.Now = &ref // what still runs may change it yet
 		}
 		return func() {
 			if !reaped {
@@ -428,7 +435,7 @@ func (r *runner) find(ctx context.Context, st *backstay.Step, call backstay.Call
 		// The probe speaks for the effect, but what is read differs from
 		// before: half of it happened.
 		return backstay.ObservedBody{Finding: backstay.Partial, Reason: "the probe says not applied, yet something changed"}
-	case finding == backstay.Applied || finding == backstay.NotApplied:
+	case finding == backstay.Applied || finding == backstay.NotApplied || finding == backstay.Partial:
 		return backstay.ObservedBody{Finding: finding, Reason: "its probe says so"}
 	case st.Effect == backstay.Idempotent && !hasOpaque(now) && st.Restorable:
 		return backstay.ObservedBody{Finding: backstay.Partial, Reason: "the process died while the step was acting"}

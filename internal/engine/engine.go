@@ -26,6 +26,13 @@ type Actions interface {
 	Settles(kind string) bool
 }
 
+// Judge answers what the checks of a gate ask: what the evidence says so far.
+// It is asked again and again while the gate waits; call.Gate says for how
+// long. An error counts as undecided. Actions fit.
+type Judge interface {
+	Check(ctx context.Context, call backstay.Call) (backstay.CheckResult, error)
+}
+
 // Store is what the engine needs of the ledger; *ledger.Store fits.
 type Store interface {
 	Start(ctx context.Context) error
@@ -45,6 +52,9 @@ type Store interface {
 	Timings(ctx context.Context, release string) (map[string]time.Duration, error)
 	Resources(ctx context.Context, keys ...backstay.Key) ([]ledger.Resource, error)
 	Record(ctx context.Context, e backstay.Entry) (ledger.Head, error)
+	Walk(ctx context.Context, q ledger.Query, f func(ledger.Leaf) error) error
+	Flag(ctx context.Context, key backstay.Key) (backstay.Flag, error)
+	ChangeFlags(ctx context.Context, w ledger.FlagWriter, changes ...backstay.FlagChange) ([]backstay.Flag, error)
 }
 
 // Options of an Engine. Zero values mean what each comment says.
@@ -60,6 +70,11 @@ type Options struct {
 	Version string
 	// Secrets resolves references; nil refuses every reference.
 	Secrets backstay.Secrets
+	// Grace is how long an armed check may go without passing at the end of a bake
+	// before that counts; zero: 30 s.
+	Grace time.Duration
+	// Judge answers the checks of gates; nil: the actions do, as in verify.
+	Judge Judge
 	// Log takes diagnostics; nil discards. What people rely on is in the ledger.
 	Log *slog.Logger
 	// MemberOf reports whether the actor is named by an approve step's `from`
@@ -108,6 +123,12 @@ func New(store Store, actions Actions, opts Options) (*Engine, error) {
 	if opts.Backoff <= 0 {
 		opts.Backoff = 200 * time.Millisecond
 	}
+	if opts.Grace <= 0 {
+		opts.Grace = 30 * time.Second
+	}
+	if opts.Judge == nil {
+		opts.Judge = actions
+	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -139,6 +160,12 @@ func (e *Engine) Deploy(ctx context.Context, s Start) (Summary, error) {
 	digest := s.Plan.Digest()
 	if err := e.store.SavePlan(ctx, digest, s.Plan.Encode(), nil); err != nil {
 		return Summary{}, fmt.Errorf("save plan: %w", err)
+	}
+	if err := errors.Join(e.required(ctx, s.Plan), e.mitigating(ctx, s.Plan)); err != nil {
+		return Summary{}, e.refuse(ctx, s, err)
+	}
+	if err := e.shout(ctx, s); err != nil {
+		return Summary{}, err
 	}
 	if err := e.store.Start(ctx); err != nil {
 		return Summary{}, fmt.Errorf("register this node: %w", err)
@@ -237,5 +264,6 @@ func (e *Engine) drive(ctx context.Context, lease ledger.Lease, interrupt <-chan
 	if err := r.run(ctx); err != nil {
 		return Summary{}, err
 	}
-	return e.Summarise(context.WithoutCancel(ctx), lease.Deployment)
+	v := r.view() // all of it is durable: run ends with nothing pending
+	return Summary{View: v, ExitCode: v.State.ExitCode()}, nil
 }

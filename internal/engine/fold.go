@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"time"
@@ -40,8 +41,13 @@ type StepProgress struct {
 	Undo     *backstay.CompensationBody
 	Retried  []undoTry          // failed undos that a person asked to try again, oldest first
 	UndoNow  *backstay.ImageRef // what was there when the (last) undo began
+	Covers   []string           // what that undo takes back as well, newest first
 	Settled  bool
 	Failures int // failed outcomes so far
+	// Of a gate: that its time is over and what was missing; that a person's word
+	// stands for its evidence.
+	Stalled  string
+	Promoted bool
 }
 
 // undoTry is a failed undo: what was there when it began (nil: it never did),
@@ -84,6 +90,16 @@ type Progress struct {
 	Residue    []backstay.Residue
 	Kept       []backstay.Residue
 	Signals    map[string]bool // IDs already answered
+	Gauges     map[string]Gauge
+}
+
+// Gauge is the last durable answer of an armed check, in the name of which gate,
+// and the state that it asked to be given back.
+type Gauge struct {
+	Step   string               `json:"step"`
+	At     time.Time            `json:"at"`
+	Result backstay.CheckResult `json:"result"`
+	State  json.RawMessage      `json:"-"`
 }
 
 // Fold replays a deployment's entries over its plan. An entry that the grammar
@@ -103,6 +119,7 @@ func newProgress(p *plan.Plan) *Progress {
 		Steps:     make(map[string]*StepProgress, len(p.Steps)),
 		Approvals: map[string][]backstay.Actor{},
 		Signals:   map[string]bool{},
+		Gauges:    map[string]Gauge{},
 	}
 	s.order = make([]*StepProgress, len(p.Steps))
 	for i := range p.Steps {
@@ -141,7 +158,7 @@ func (s *Progress) apply(e backstay.Entry) error {
 			return fmt.Errorf("names step %q, which the plan does not have", e.Step)
 		}
 		return s.applyStep(st, e)
-	case backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken:
+	case backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken, backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation:
 		return nil
 	}
 	return nil
@@ -180,7 +197,7 @@ func (s *Progress) applyTransition(e backstay.Entry) error {
 		for _, st := range s.Steps {
 			if st.Phase == PhaseUndoFailed {
 				st.Retried = append(st.Retried, undoTry{then: st.UndoNow, left: st.Undo.Now, err: st.Undo.Error})
-				st.Phase, st.Undo, st.UndoNow = PhaseFailed, nil, nil
+				st.Phase, st.Undo, st.UndoNow, st.Covers = PhaseFailed, nil, nil, nil
 			}
 		}
 	case EventResume:
@@ -209,11 +226,18 @@ func (s *Progress) applySignal(e backstay.Entry) error {
 	case SignalAbort:
 		s.Abort = &body
 		s.fail("", backstay.CauseAborted, body.Reason, "", e.At)
+	case SignalFail:
+		s.fail("", backstay.CauseSignalled, body.Reason, "", e.At)
+	case SignalResolved: // kept, and changes nothing
 	case SignalPause:
 		s.Paused = true
 	case SignalResume:
 		s.Paused = false
 	case SignalPromote:
+		if st := s.Steps[body.Step]; st != nil {
+			st.Promoted = true
+			return nil
+		}
 		s.Promoted = true
 	case SignalRetry:
 		s.Retry = true
@@ -232,8 +256,18 @@ func (s *Progress) applyVerdict(e backstay.Entry) error {
 	if err := e.Decode(&body); err != nil {
 		return err
 	}
-	// Single probes are evidence; the sum of a round ("verify", "bake") decides.
+	// Single probes are evidence; the sum of a round ("verify", "bake") decides, and
+	// an armed check that failed while no gate with it waited.
 	switch {
+	case body.Phase == PhaseOfGate && body.Check == e.Step:
+		s.Steps[e.Step].Stalled = body.Reason
+	case body.Phase == PhaseOfGate:
+		s.gauge(e, body)
+	case body.Phase == PhaseOfWatch:
+		s.gauge(e, body)
+		if body.Verdict == backstay.Fail {
+			s.fail("", backstay.CauseGateFailed, body.Check+": "+body.Reason, "", e.At)
+		}
 	case body.Check == PhaseOfVerify && body.Phase == PhaseOfVerify:
 		s.Verified = body.Verdict
 		if body.Verdict == backstay.Fail {
@@ -246,6 +280,15 @@ func (s *Progress) applyVerdict(e backstay.Entry) error {
 		}
 	}
 	return nil
+}
+
+func (s *Progress) gauge(e backstay.Entry, body backstay.VerdictBody) {
+	g := Gauge{Step: e.Step, At: e.At, Result: body.CheckResult, State: body.State}
+	if len(g.State) == 0 {
+		g.State = s.Gauges[body.Check].State
+	}
+	g.Result.State = nil
+	s.Gauges[body.Check] = g
 }
 
 func (s *Progress) fail(step string, cause backstay.Cause, reason, hint string, at time.Time) {
@@ -271,7 +314,7 @@ func (s *Progress) applyStep(st *StepProgress, e backstay.Entry) error {
 			return err
 		}
 		if st.Phase != PhaseUndoing {
-			st.UndoNow = &body.Now // a repeated undo keeps the first look
+			st.UndoNow, st.Covers = &body.Now, body.Covers // a repeated undo keeps the first look
 		}
 		st.Phase = PhaseUndoing
 		return nil
@@ -281,7 +324,7 @@ func (s *Progress) applyStep(st *StepProgress, e backstay.Entry) error {
 		st.Settled = true
 		return nil
 	case backstay.EntryPlanned, backstay.EntryTransition, backstay.EntryVerdict, backstay.EntrySignal,
-		backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken:
+		backstay.EntryTakeover, backstay.EntryNote, backstay.EntryRefused, backstay.EntryLockBroken, backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation:
 	}
 	return nil
 }
@@ -301,6 +344,7 @@ func (s *Progress) applyIntent(st *StepProgress, e backstay.Entry) error {
 	}
 	st.Phase, st.Touched, st.Attempt, st.Opened = PhaseOpen, true, e.Attempt, e.At
 	st.After, st.Finding, st.Outcome = nil, "", backstay.OutcomeBody{}
+	st.Stalled, st.Promoted = "", false
 	return nil
 }
 
@@ -375,7 +419,8 @@ func (s *Progress) applyObserved(st *StepProgress, e backstay.Entry) error {
 		st.Outcome = backstay.OutcomeBody{OK: true, After: body.Now, Note: "found applied by recovery"}
 		s.home()
 	case backstay.Partial, backstay.Unknown:
-		st.Phase = PhaseFailed
+		// What was found is its own partial effect; what changes after that is not.
+		st.Phase, st.After = PhaseFailed, body.Now
 		st.Failures++
 		s.fail(e.Step, backstay.CauseCrashed, body.Reason, "", e.At)
 	default:

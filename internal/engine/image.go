@@ -49,6 +49,21 @@ func look(ctx context.Context, actions Actions, call backstay.Call, rec *recorde
 	return out, rec
 }
 
+// looks is how often lookAgain looks at most.
+const looks = 4
+
+// lookAgain is look where a conclusion is drawn that a person would be called
+// for: what cannot be read is looked at a few times more first.
+func (r *runner) lookAgain(ctx context.Context, call backstay.Call, rec *recorder) (image backstay.Image, _ *recorder) {
+	for n := 0; ; n++ {
+		image, rec = look(ctx, r.e.actions, call, rec, false)
+		if _, why := unreadable(image); why == "" || n+1 == looks || ctx.Err() != nil {
+			return image, rec
+		}
+		rest(ctx, r.e.opts.Backoff<<n)
+	}
+}
+
 // ref makes the reference an entry holds: inline when small, else stored.
 func (rec *recorder) ref(im backstay.Image) (backstay.ImageRef, error) {
 	data := backstay.Canonical(im)

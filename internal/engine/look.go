@@ -14,7 +14,7 @@ func (e *Engine) Look(ctx context.Context, p *plan.Plan) map[string]backstay.Ima
 	scrub := newScrubber(e.opts.Secrets)
 	images := make(map[string]backstay.Image, len(p.Steps))
 	for _, st := range p.Steps {
-		if st.Hold == nil && ctx.Err() == nil {
+		if !st.Waits() && ctx.Err() == nil {
 			images[st.ID] = e.glance(ctx, st, scrub)
 		}
 	}

@@ -19,8 +19,14 @@ const (
 	SignalRetry   = "retry"
 	SignalClose   = "close"
 
+	// What is reported from outside: that the release is bad, and that this is over.
+	SignalFail     = "fail"
+	SignalResolved = "resolved"
+
 	PhaseOfVerify = "verify"
 	PhaseOfBake   = "bake"
+	PhaseOfGate   = "gate"
+	PhaseOfWatch  = "watch" // an armed check that failed while no gate with it waited
 
 	CompensationRestored    = "restored"
 	CompensationCompensated = "compensated"
@@ -42,6 +48,8 @@ const (
 	opVerify  op = "verify"  // read everything back, run the probes
 	opBake    op = "bake"    // watch the probes until the bake ends
 	opSettle  op = "settle"  // let go of what the step kept for its undo
+	opWatch   op = "watch"   // ask an armed check
+	opPass    op = "pass"    // a person promoted an open gate
 	opFinish  op = "finish"  // final look at every key, then the last transition
 )
 
@@ -55,6 +63,7 @@ func (o op) final() bool {
 type command struct {
 	op     op
 	step   string
+	check  string
 	event  Event
 	cause  backstay.Cause
 	reason string
@@ -80,6 +89,7 @@ type core struct {
 	needs      [][]int        // by position in the plan: the positions of the steps it needs
 	dependents [][]int        // and of those that need it
 	holds      []int          // positions of the waits for people
+	gates      []int          // and for evidence
 	estimates  estimates
 	settles    func(kind string) bool
 }
@@ -99,6 +109,9 @@ func newCore(p *plan.Plan, est estimates, settles func(kind string) bool) *core 
 		if s.Hold != nil {
 			c.holds = append(c.holds, i)
 		}
+		if s.Gate != nil {
+			c.gates = append(c.gates, i)
+		}
 		for _, need := range s.Needs {
 			c.needs[i] = append(c.needs[i], c.at[need])
 			c.dependents[c.at[need]] = append(c.dependents[c.at[need]], i)
@@ -107,11 +120,15 @@ func newCore(p *plan.Plan, est estimates, settles func(kind string) bool) *core 
 	return c
 }
 
-// next says what to do now. It is a pure function of plan and progress:
+// next says what to do now, beside asking the armed checks. It is a pure function of plan and progress:
 // calling it again without new entries gives the same commands, and a runner
 // skips those it has in flight. No commands and nothing in flight means that
 // the deployment is settled or waits for the outside.
 func (c *core) next(s *Progress) []command {
+	return append(c.decide(s), c.watches(s)...)
+}
+
+func (c *core) decide(s *Progress) []command {
 	switch s.State {
 	case backstay.Planned:
 		return []command{{op: opMove, event: EventApprove, reason: "the plan asks for no approval before its start"}}
@@ -145,13 +162,14 @@ func (c *core) forward(s *Progress) []command {
 	}
 	begins, holds, grants := c.ready(s)
 	if len(grants) > 0 {
-		return grants
+		return append(resolve, grants...)
 	}
 	if veto := c.overBudget(s, begins); veto != nil {
 		return []command{*veto}
 	}
-	waiting := s.Paused || c.waitsForPeople(s) || len(holds) > 0
-	working := len(begins) > 0 || len(resolve) > 0
+	stalled := c.stalled(s) != ""
+	waiting := s.Paused || c.waitsForPeople(s) || len(holds) > 0 || stalled
+	working := len(begins) > 0 || len(resolve) > 1 || (len(resolve) == 1 && !stalled)
 	switch {
 	case s.State == backstay.Holding && (working || !waiting):
 		return []command{{op: opMove, event: EventResume}}
@@ -162,7 +180,7 @@ func (c *core) forward(s *Progress) []command {
 	case working:
 		return append(resolve, begins...)
 	case waiting:
-		return nil
+		return resolve
 	}
 	if s.Verified == backstay.Pass {
 		return []command{{op: opMove, event: EventCommit}}
@@ -192,6 +210,8 @@ func (c *core) ready(s *Progress) (begins, holds, grants []command) {
 			if len(distinct(s.Approvals[st.ID])) >= st.Hold.Count {
 				grants = append(grants, command{op: opGrant, step: st.ID})
 			}
+		case sp.Phase == PhaseOpen && sp.Promoted:
+			grants = append(grants, command{op: opPass, step: st.ID})
 		case sp.Phase == PhaseOpen:
 			busy++
 		case sp.Phase != PhasePending || s.Paused || !c.satisfied(s, i):
@@ -225,6 +245,9 @@ func (c *core) waitsForPeople(s *Progress) bool {
 func (c *core) holdReason(s *Progress) string {
 	if s.Paused {
 		return "paused by an operator"
+	}
+	if id := c.stalled(s); id != "" {
+		return "gate " + id + " is " + s.Steps[id].Stalled
 	}
 	return "waits for approval"
 }
@@ -263,7 +286,7 @@ func (c *core) onward(s *Progress) []command {
 		if sp.Phase != PhaseFailed {
 			continue
 		}
-		if st.Effect == backstay.AtMostOnce || st.Pivot || st.Hold != nil || sp.Failures >= maxForwardFailures {
+		if st.Effect == backstay.AtMostOnce || st.Pivot || st.Waits() || sp.Failures >= maxForwardFailures {
 			return stick
 		}
 		again = append(again, command{op: opBegin, step: st.ID})
@@ -313,12 +336,7 @@ func (c *core) overBudget(s *Progress, begins []command) *command {
 		if within == 0 {
 			return nil
 		}
-		cost := c.undoCost(s, stage, all)
-		for _, b := range begins {
-			if all || c.steps[b.step].Stage == stage {
-				cost += c.estimates[b.step]
-			}
-		}
+		cost := c.undoCost(s, stage, all, begins...)
 		if cost <= within.Std() {
 			return nil
 		}
@@ -339,19 +357,24 @@ func (c *core) overBudget(s *Progress, begins []command) *command {
 }
 
 // undoCost is the measured (or, unmeasured, the do's) time that undoing the
-// touched steps takes, of one stage or of all.
-func (c *core) undoCost(s *Progress, stage string, all bool) time.Duration {
+// touched steps, and those that would begin, takes, of one stage or of all.
+func (c *core) undoCost(s *Progress, stage string, all bool, begins ...command) time.Duration {
 	var sum time.Duration
+	dials := map[backstay.Key]time.Duration{} // one move takes back all moves of a dial
 	for i, sp := range s.order {
 		st := &c.plan.Steps[i]
-		if !sp.Touched || sp.Phase == PhaseUndone || st.Hold != nil || (!all && st.Stage != stage) {
+		begin := slices.ContainsFunc(begins, func(b command) bool { return b.step == st.ID })
+		if (!sp.Touched && !begin) || sp.Phase == PhaseUndone || st.Waits() || (!all && st.Stage != stage) {
 			continue
 		}
-		if est, ok := c.estimates[st.ID]; ok {
-			sum += est
-		} else {
-			sum += sp.Outcome.Duration.Std()
+		cost, measured := c.estimates[st.ID]
+		if !measured {
+			cost = sp.Outcome.Duration.Std()
 		}
+		if st.Dial != "" {
+			cost, dials[st.Dial] = max(cost-dials[st.Dial], 0), max(cost, dials[st.Dial])
+		}
+		sum += cost
 	}
 	return sum
 }
@@ -420,7 +443,7 @@ func (c *core) unsettled(s *Progress, which func(*StepProgress) bool) []command 
 	var cmds []command
 	for i, sp := range s.order {
 		st := &c.plan.Steps[i]
-		if st.Hold == nil && len(cmds) < maxParallel && c.settles(st.Kind) && !sp.Settled && which(sp) {
+		if !st.Waits() && len(cmds) < maxParallel && c.settles(st.Kind) && !sp.Settled && which(sp) {
 			cmds = append(cmds, command{op: opSettle, step: st.ID})
 		}
 	}

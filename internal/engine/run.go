@@ -40,12 +40,16 @@ type runner struct {
 	origin  map[string]*StepProgress // of the deployment this one reverts
 	orphans map[string]bool          // steps whose acts may have outlived their process
 
+	watches map[string]*watched  // armed checks, by name
+	gates   map[string]*gateWait // open gates that this process waits at
+
 	flights   map[string]*flight
 	looking   int // flights that only read and will add an intent: worth waiting for with a flush
 	done      chan func()
 	workers   sync.WaitGroup
 	interrupt <-chan struct{}
-	seen      int64 // ledger version at the last look for signals
+	seen      int64          // ledger version at the last look for signals
+	told      backstay.State // the state in the deployment's row
 	fatal     error
 }
 
@@ -93,9 +97,9 @@ func (e *Engine) newRunner(ctx context.Context, lease ledger.Lease) (*runner, er
 		return nil, fmt.Errorf("read measured undo times: %w", err)
 	}
 	r := &runner{
-		e: e, plan: p, core: newCore(p, est, e.actions.Settles), lease: lease, progress: progress, deployed: dep,
+		e: e, plan: p, core: newCore(p, est, e.actions.Settles), lease: lease, progress: progress, deployed: dep, told: dep.State,
 		blobs: e.store.NewBlobBuffer(context.WithoutCancel(ctx)), scrub: newScrubber(e.opts.Secrets),
-		orphans: map[string]bool{}, flights: map[string]*flight{}, queued: map[string]bool{}, done: make(chan func()),
+		orphans: map[string]bool{}, watches: map[string]*watched{}, gates: map[string]*gateWait{}, flights: map[string]*flight{}, queued: map[string]bool{}, done: make(chan func()),
 	}
 	for id, sp := range progress.Steps {
 		switch sp.Phase {
@@ -165,6 +169,9 @@ func (r *runner) run(ctx context.Context) error {
 	poll := time.NewTicker(r.e.opts.Poll)
 	defer poll.Stop()
 	r.publish()
+	if !r.progress.State.Settled() {
+		r.pollSignals(ctx) // what was sent while nobody drove is not overtaken by the next step
+	}
 	for {
 		for r.fatal == nil && r.dispatch(acts) {
 		}
@@ -236,6 +243,10 @@ func (r *runner) dispatch(acts context.Context) bool {
 		case opGrant:
 			r.append(backstay.EntryOutcome, cmd.step, backstay.OutcomeBody{OK: true, Note: "approved"})
 			r.land(cmd.step)
+		case opWatch:
+			r.watch(acts, cmd.check, cmd.step)
+		case opPass:
+			r.passGate(cmd.step)
 		case opUndo:
 			r.undo(acts, cmd.step)
 		case opVerify:
@@ -249,6 +260,7 @@ func (r *runner) dispatch(acts context.Context) bool {
 		}
 	}
 	r.armHolds(acts)
+	r.armGates(acts)
 	return len(r.pending) > before && r.fatal == nil
 }
 
@@ -343,6 +355,12 @@ func (r *runner) transition(event Event, body backstay.TransitionBody) {
 	}
 	r.append(backstay.EntryTransition, "", body)
 	r.projectResources(event)
+	if event == EventFail || event == EventStick {
+		r.disarm()
+		if f, baking := r.flights[flightBake]; baking {
+			f.cancel(errBakeEnds)
+		}
+	}
 	if to.Settled() {
 		for name := range r.flights {
 			r.land(name) // timers of waits that nobody needs any more
@@ -365,15 +383,19 @@ func (r *runner) flush(ctx context.Context) {
 			return
 		}
 	}
+	var moved backstay.State
+	if r.told != r.progress.State {
+		moved = r.progress.State
+	}
 	ack, err := r.e.store.Append(context.WithoutCancel(ctx), &r.lease, ledger.Update{
-		Entries: r.pending, State: r.progress.State, Consumed: r.consumed, Blobs: r.blobs,
+		Entries: r.pending, State: moved, Consumed: r.consumed, Blobs: r.blobs,
 		Resources: r.resources, Timings: r.timings, Disown: r.progress.State.Settled(),
 	})
 	if err != nil {
 		r.fatal = fmt.Errorf("write the ledger: %w", err)
 		return
 	}
-	r.progress.N = r.lease.N
+	r.progress.N, r.told = r.lease.N, r.progress.State
 	for _, e := range r.pending {
 		if r.fatal = r.e.hit(pointOf(e)+".after", e.Step); r.fatal != nil {
 			return
@@ -423,6 +445,9 @@ func (r *runner) call(st *backstay.Step, rec *recorder) backstay.Call {
 		Token:   backstay.Token{Generation: r.lease.Generation, Epoch: r.lease.Epoch, Seq: r.lease.N},
 		DataDir: r.e.opts.DataDir, Secrets: r.scrub, Slots: slots,
 	}
+	c.Flags = flags{r.e.store, ledger.FlagWriter{
+		Actor: r.e.opts.Actor, By: &backstay.FlagBy{Deployment: c.Deployment, Step: st.ID, Token: c.Token},
+	}}
 	if rec != nil {
 		c.Blobs = rec
 	}

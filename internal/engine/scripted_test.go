@@ -21,6 +21,14 @@ type scripted struct {
 	undo    func(ctx context.Context, c backstay.Call) (backstay.Result, error)
 	probe   func(ctx context.Context, c backstay.Call) (backstay.Finding, error)
 	reap    func(ctx context.Context, c backstay.Call) error
+	check   func(ctx context.Context, c backstay.Call) (backstay.CheckResult, error)
+}
+
+func (s *scripted) Check(ctx context.Context, c backstay.Call) (backstay.CheckResult, error) {
+	if s.check != nil {
+		return s.check(ctx, c)
+	}
+	return s.world.Check(ctx, c)
 }
 
 func (s *scripted) Observe(ctx context.Context, c backstay.Call) (backstay.Image, error) {
@@ -103,8 +111,20 @@ func (b *bench) deployBy(p *plan.Plan, id string) engine.Summary {
 	return s
 }
 
+// approve says yes to whatever the deployment waits for.
+func approve(t *testing.T, b *bench, id string, p *plan.Plan) {
+	t.Helper()
+	_ = b.store.Signal(t.Context(), id, ledger.Signal{ID: "yes", Kind: engine.SignalApprove, Plan: p.Digest(), Actor: backstay.Actor{UID: 1001, Name: "grace", Host: "here"}})
+}
+
 // approveWhenHolding approves as soon as the deployment waits for it.
 func approveWhenHolding(t *testing.T, b *bench, id string, p *plan.Plan) {
+	t.Helper()
+	whenHolding(t, b, id, func() { approve(t, b, id, p) })
+}
+
+// whenHolding calls then once the deployment waits.
+func whenHolding(t *testing.T, b *bench, id string, then func()) {
 	t.Helper()
 	ctx := t.Context()
 	go func() {
@@ -117,7 +137,7 @@ func approveWhenHolding(t *testing.T, b *bench, id string, p *plan.Plan) {
 			case <-tick.C:
 			}
 			if d, err := b.store.Deployment(ctx, id); err == nil && d.State == backstay.Holding {
-				_ = b.store.Signal(ctx, id, ledger.Signal{ID: "yes", Kind: engine.SignalApprove, Plan: p.Digest(), Actor: backstay.Actor{UID: 1001, Name: "grace", Host: "here"}})
+				then()
 				return
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/ledger"
+	"github.com/backstay-dev/backstay/internal/plan"
 )
 
 // pollSignals looks for what people asked of this deployment since the last
@@ -33,29 +34,36 @@ func (r *runner) takeSignal(s ledger.Signal) {
 	if r.progress.Signals[s.ID] {
 		return
 	}
-	body := backstay.SignalBody{ID: s.ID, Signal: s.Kind, Reason: s.Reason, Plan: s.Plan, Step: s.Step}
+	body := backstay.SignalBody{ID: s.ID, Signal: s.Kind, Reason: r.scrub.text(s.Reason), Plan: s.Plan, Step: s.Step}
+	if s.Alarm != nil {
+		alarm := s.Alarm.Map(r.scrub.text)
+		body.Alarm = &alarm
+	}
 	if s.Kind == SignalApprove && body.Step == "" {
 		body.Step = r.openHold()
 	}
+	if s.Kind == SignalPromote && body.Step == "" && r.progress.State != backstay.Committed {
+		body.Step = r.core.openGate(r.progress)
+	}
 	body.Why = r.core.answer(r.progress, body, s.Actor, answerContext{
-		author: r.deployed.Author, now: r.e.now(), planDigest: r.deployed.PlanDigest, memberOf: r.e.opts.MemberOf,
+		author: r.deployed.Author, guest: s.Guest, now: r.e.now(), planDigest: r.deployed.PlanDigest, memberOf: r.e.opts.MemberOf,
 	})
 	body.Accepted = body.Why == ""
 	r.appendEntry(backstay.Entry{Kind: backstay.EntrySignal, Step: body.Step, Actor: &s.Actor, Body: backstay.Canonical(body)})
 	r.consumed = append(r.consumed, s.ID)
-	if body.Accepted && (s.Kind == SignalPromote || s.Kind == SignalAbort) {
-		if f, baking := r.flights[flightBake]; baking {
-			f.cancel(errBakeEnds)
-		}
-		if f, verifying := r.flights[flightVerify]; verifying && s.Kind == SignalAbort {
-			f.cancel(errSibling)
-		}
+	turns := body.Turns() != ""
+	if f, baking := r.flights[flightBake]; baking && (turns || body.Accepted && s.Kind == SignalPromote) {
+		f.cancel(errBakeEnds)
+	}
+	if f, verifying := r.flights[flightVerify]; verifying && turns {
+		f.cancel(errSibling)
 	}
 }
 
 // answerContext is what answering a signal depends on beside plan and progress.
 type answerContext struct {
 	author     backstay.Actor
+	guest      bool // the actor cannot open the ledger
 	now        time.Time
 	planDigest string
 	memberOf   func(backstay.Actor, string) bool
@@ -63,18 +71,22 @@ type answerContext struct {
 
 // answer says why a signal is refused; "" accepts it. It is pure.
 func (c *core) answer(s *Progress, sig backstay.SignalBody, actor backstay.Actor, in answerContext) string {
+	if in.guest && !Named(c.plan, actor, in.memberOf) {
+		return fmt.Sprintf("%s is named by no approve step of the plan, and does not own the ledger", actor)
+	}
 	going := s.State == backstay.Running || s.State == backstay.Holding
 	switch sig.Signal {
 	case SignalApprove:
 		return c.answerApproval(s, sig, actor, in)
 	case SignalAbort:
-		switch {
-		case !going && s.State != backstay.Committed:
-			return fmt.Sprintf("the deployment is %s; there is nothing to abort", s.State)
-		case s.State == backstay.Committed && s.Baked == backstay.Pass:
-			return "the bake has passed; take it back with `backstay rollback` once it is proven"
-		case c.pastPivot(s):
-			return fmt.Sprintf("past the point of no return (step %s); it is driven forward", c.plan.Pivot)
+		return c.answerTurn(s, "abort")
+	case SignalFail:
+		if s.State != backstay.RollingBack { // there it is evidence, and changes nothing
+			return c.answerTurn(s, "fail")
+		}
+	case SignalResolved:
+		if s.State.Settled() {
+			return fmt.Sprintf("the deployment ended: it is %s", s.State)
 		}
 	case SignalPause:
 		if !going || s.Failure != nil {
@@ -85,8 +97,13 @@ func (c *core) answer(s *Progress, sig backstay.SignalBody, actor backstay.Actor
 			return "the deployment is not paused"
 		}
 	case SignalPromote:
-		if s.State != backstay.Committed || s.Failure != nil {
-			return fmt.Sprintf("the deployment is %s; only a committed one that bakes can be promoted", s.State)
+		gate := s.Steps[sig.Step]
+		switch {
+		case s.Failure != nil:
+			return "the deployment turns around: " + s.Failure.Reason
+		case going && gate != nil && gate.Phase == PhaseOpen && c.steps[sig.Step].Gate != nil:
+		case s.State != backstay.Committed:
+			return fmt.Sprintf("the deployment is %s; only one that waits at a gate or bakes can be promoted", s.State)
 		}
 	case SignalRetry, SignalClose:
 		if s.State != backstay.Held {
@@ -94,6 +111,19 @@ func (c *core) answer(s *Progress, sig backstay.SignalBody, actor backstay.Actor
 		}
 	default:
 		return fmt.Sprintf("signal %q is not known", sig.Signal)
+	}
+	return ""
+}
+
+// answerTurn answers what would turn the deployment around.
+func (c *core) answerTurn(s *Progress, verb string) string {
+	switch {
+	case s.State != backstay.Running && s.State != backstay.Holding && s.State != backstay.Committed:
+		return fmt.Sprintf("the deployment is %s; there is nothing to %s", s.State, verb)
+	case s.State == backstay.Committed && s.Baked == backstay.Pass:
+		return "the bake has passed; take it back with `backstay rollback` once it is proven"
+	case c.pastPivot(s):
+		return fmt.Sprintf("past the point of no return (step %s); it is driven forward", c.plan.Pivot)
 	}
 	return ""
 }
@@ -114,12 +144,24 @@ func (c *core) answerApproval(s *Progress, sig backstay.SignalBody, actor backst
 		return "too late: it had to come before " + late.Format(time.RFC3339)
 	case hold.NotAuthor && actor.UID == in.author.UID && actor.Host == in.author.Host:
 		return "who started the deployment may not approve it"
-	case len(hold.From) > 0 && !slices.ContainsFunc(hold.From, func(w string) bool { return in.memberOf(actor, w) }):
+	case in.guest && len(hold.From) == 0:
+		return fmt.Sprintf("step %s names nobody: only who can open the ledger may approve it", sig.Step)
+	case len(hold.From) > 0 && !namedBy(hold, actor, in.memberOf):
 		return fmt.Sprintf("%s is none of %v", actor, hold.From)
 	case slices.ContainsFunc(s.Approvals[sig.Step], func(a backstay.Actor) bool { return a.UID == actor.UID && a.Host == actor.Host }):
 		return fmt.Sprintf("%s approved already; another person is needed", actor)
 	}
 	return ""
+}
+
+// Named reports whether an approve step of the plan names the actor in its
+// `from`. Such a person may steer the deployment without owning the ledger.
+func Named(p *plan.Plan, actor backstay.Actor, memberOf func(backstay.Actor, string) bool) bool {
+	return slices.ContainsFunc(p.Steps, func(st backstay.Step) bool { return st.Hold != nil && namedBy(st.Hold, actor, memberOf) })
+}
+
+func namedBy(h *backstay.Hold, actor backstay.Actor, memberOf func(backstay.Actor, string) bool) bool {
+	return slices.ContainsFunc(h.From, func(w string) bool { return memberOf(actor, w) })
 }
 
 // openHold returns the step that waits for people, or "".

@@ -46,7 +46,7 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 		}
 		req := backstay.Request{
 			ID: q.ID, Config: q.Config, Sections: d.Sections, Artifacts: d.Artifacts, Dir: d.Dir, DataDir: e.opts.DataDir,
-			Release: d.Release, Version: d.Version, Blobs: &recorder{shared: blobs}, Secrets: scrub,
+			Release: d.Release, Version: d.Version, Blobs: &recorder{shared: blobs}, Secrets: scrub, Flags: flags{store: e.store},
 			Timeout: q.Timeout, UndoTimeout: q.UndoTimeout, Retries: q.Retries,
 		}
 		prepare := e.actions.Prepare
@@ -59,7 +59,7 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 			if fatal != nil {
 				return seen, fmt.Errorf("prepare step %s: %w", q.ID, fatal)
 			}
-			seen.Problems = append(seen.Problems, problems...)
+			seen.Problems = append(seen.Problems, unsaid(seen.Problems, problems)...)
 			continue
 		}
 		applyDefaults(&prepared, q)
@@ -78,6 +78,16 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 		return seen, fmt.Errorf("store what the plan pins: %w", err)
 	}
 	return seen, nil
+}
+
+// unsaid leaves out what was said about the same place already: a step that became
+// several has each problem once.
+func unsaid(said, problems []backstay.Problem) []backstay.Problem {
+	return slices.DeleteFunc(problems, func(p backstay.Problem) bool {
+		return p.Line > 0 && slices.ContainsFunc(said, func(q backstay.Problem) bool {
+			return p.File == q.File && p.Line == q.Line && p.Column == q.Column && p.Message == q.Message
+		})
+	})
 }
 
 // protect refuses a step that would change the ledger: what proves a rollback
@@ -105,7 +115,7 @@ func (e *Engine) protect(p backstay.Prepared, q plan.Request) []backstay.Problem
 
 // glance looks at a step's keys outside any deployment.
 func (e *Engine) glance(ctx context.Context, st backstay.Step, scrub *scrubber) backstay.Image {
-	im, _ := look(ctx, e.actions, backstay.Call{Step: st, DataDir: e.opts.DataDir, Secrets: scrub, Slots: map[string]string{}}, &recorder{}, false)
+	im, _ := look(ctx, e.actions, backstay.Call{Step: st, DataDir: e.opts.DataDir, Secrets: scrub, Flags: flags{store: e.store}, Slots: map[string]string{}}, &recorder{}, false)
 	return im
 }
 
@@ -210,7 +220,7 @@ func (e *Engine) precheck(ctx context.Context, s Start) error {
 	images := map[string]backstay.Image{}
 	earlier := map[backstay.Key]bool{} // what is frozen for a later step is its predecessor's after-image
 	for _, st := range s.Plan.Steps {
-		if st.Hold != nil {
+		if st.Waits() {
 			continue
 		}
 		now := e.glance(ctx, st, scrub)
@@ -278,7 +288,7 @@ func (e *Engine) Undone(ctx context.Context, id string) (*plan.Plan, []plan.Done
 	var done []plan.Done
 	for _, st := range p.Steps {
 		sp := progress.Steps[st.ID]
-		if st.Hold != nil || sp.Phase != PhaseApplied {
+		if st.Waits() || sp.Phase != PhaseApplied {
 			continue
 		}
 		d := plan.Done{Step: st.ID, Now: e.glance(ctx, st, scrub)}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/backstay-dev/backstay"
@@ -15,7 +16,7 @@ import (
 // the undo intent, act, look again, write the compensation record.
 func (r *runner) undo(acts context.Context, id string) {
 	st, sp := r.core.steps[id], r.progress.Steps[id]
-	if st.Hold != nil {
+	if st.Waits() {
 		r.land(id) // its timer
 		r.append(backstay.EntryCompensation, id, backstay.CompensationBody{Result: CompensationUntouched})
 		return
@@ -23,7 +24,8 @@ func (r *runner) undo(acts context.Context, id string) {
 	if r.busy(id) {
 		return
 	}
-	before, err := r.load(sp.Before)
+	covers := r.core.covered(r.progress, r.core.at[id])
+	before, err := r.load(r.progress.Steps[oldest(id, covers)].Before)
 	var after backstay.Image
 	if err == nil {
 		after, err = r.load(sp.After)
@@ -39,8 +41,8 @@ func (r *runner) undo(acts context.Context, id string) {
 		if orphan {
 			reapErr = r.e.actions.Reap(ctx, call)
 		}
-		now, rec := look(ctx, r.e.actions, call, rec, false)
-		return func() { r.chosen(acts, st, before, after, now, rec, reapErr) }
+		now, rec := r.lookAgain(ctx, call, rec)
+		return func() { r.chosen(acts, st, covers, before, after, now, rec, reapErr) }
 	})
 }
 
@@ -59,7 +61,7 @@ func (r *runner) damaged(st *backstay.Step, err error) {
 }
 
 // chosen acts on the decision of compare-and-restore.
-func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, now backstay.Image, rec *recorder, reapErr error) {
+func (r *runner) chosen(acts context.Context, st *backstay.Step, covers []string, before, after, now backstay.Image, rec *recorder, reapErr error) {
 	sp := r.progress.Steps[st.ID]
 	if reapErr != nil {
 		body := backstay.CompensationBody{Result: CompensationFailed, Cause: backstay.CauseUnreachable, Error: r.scrub.text(reapErr.Error())}
@@ -76,6 +78,7 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 		r.damaged(st, err)
 		return
 	}
+	after = r.ownAbove(st, after, now)
 	choice := chooseUndo(st, before, after, now)
 	if choice.act && sp.Phase == PhaseUndoing && doesAgain(st) {
 		choice = doubtful(st, before, now)
@@ -87,7 +90,7 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 		return
 	}
 	if !choice.act {
-		r.append(backstay.EntryCompensation, st.ID, backstay.CompensationBody{Result: choice.result, Kept: choice.kept})
+		r.compensate(st.ID, covers, backstay.CompensationBody{Result: choice.result, Kept: choice.kept})
 		return
 	}
 	ref, err := rec.ref(now)
@@ -95,8 +98,36 @@ func (r *runner) chosen(acts context.Context, st *backstay.Step, before, after, 
 		r.fatal = err
 		return
 	}
-	r.append(backstay.EntryUndoIntent, st.ID, backstay.UndoIntentBody{Now: ref}, rec.blobsOf()...)
-	r.afterFlush(st.ID, func() { r.takeBack(acts, st, after, choice) })
+	r.append(backstay.EntryUndoIntent, st.ID, backstay.UndoIntentBody{Now: ref, Covers: covers}, rec.blobsOf()...)
+	r.afterFlush(st.ID, func() { r.takeBack(acts, st, covers, after, choice) })
+}
+
+// ownAbove gives after with the directories above what later steps of this
+// deployment changed as they are now: their times follow from what those steps
+// and their undos did, and are nobody else's.
+func (r *runner) ownAbove(st *backstay.Step, after, now backstay.Image) backstay.Image {
+	listed := map[backstay.Key][]string{}
+	for _, other := range r.plan.Steps[r.core.at[st.ID]+1:] {
+		if !r.progress.Steps[other.ID].Touched {
+			continue
+		}
+		for _, k := range st.Keys {
+			for _, o := range other.Keys {
+				rel, ok := within(k, o)
+				if !ok || o == k {
+					continue
+				}
+				for up := rel; up != ""; {
+					up = up[:max(strings.LastIndexByte(up, '/'), 0)]
+					listed[k] = append(listed[k], up)
+				}
+			}
+		}
+	}
+	if len(listed) == 0 {
+		return after
+	}
+	return overlay(after, now, listed)
 }
 
 // doubtful is the choice about an undo that was cut off and must not be
@@ -121,7 +152,20 @@ func (r *runner) halfUndone(st *backstay.Step, before, after, now backstay.Image
 	if err != nil {
 		return nil, err
 	}
-	return overlay(after, now, chooseUndo(st, before, after, then).restore), nil
+	return overlay(known(after, then), now, chooseUndo(st, before, after, then).restore), nil
+}
+
+// known gives after with what was there when an undo began for each key of
+// which nothing else is known: what differed from before then was our own
+// partial effect, what changed since in another part is not.
+func known(after, then backstay.Image) backstay.Image {
+	out := maps.Clone(then)
+	for k, state := range after {
+		if state.Unreadable == "" {
+			out[k] = state
+		}
+	}
+	return out
 }
 
 // overlay gives after with the listed parts as they are in now.
@@ -172,13 +216,13 @@ func (r *runner) leftByUndo(st *backstay.Step, before, after, now backstay.Image
 				seen[k] = state
 			}
 		}
-		after = overlay(after, seen, chooseUndo(st, before, after, then).restore)
+		after = overlay(known(after, then), seen, chooseUndo(st, before, after, then).restore)
 	}
 	return after, nil
 }
 
 // takeBack runs the undo of a step whose undo intent is durable.
-func (r *runner) takeBack(acts context.Context, st *backstay.Step, after backstay.Image, choice undoChoice) {
+func (r *runner) takeBack(acts context.Context, st *backstay.Step, covers []string, after backstay.Image, choice undoChoice) {
 	call := r.call(st, &recorder{shared: r.blobs})
 	call.Before, call.After = choice.expected, after
 	if st.Restorable {
@@ -189,18 +233,20 @@ func (r *runner) takeBack(acts context.Context, st *backstay.Step, after backsta
 	call.Output = out
 	r.start(acts, st.ID, "undo "+st.ID, false, func(ctx context.Context) func() {
 		began := time.Now()
-		var res backstay.Result
-		err := r.e.hit("undo.before", st.ID)
-		if err == nil {
-			res, err = r.undoAttempt(ctx, st, call)
+		if err := r.e.hit("undo.before", st.ID); err != nil {
+			return func() { r.stopFor(err) }
 		}
+		res, err := r.undoAttempt(ctx, st, call)
 		if crash := r.e.hit("undo.after", st.ID); crash != nil || errors.Is(err, ledger.ErrLapsed) || errors.Is(err, ErrStopped) {
 			return func() { r.stopFor(errors.Join(crash, err)) }
 		}
-		now, rec := look(context.WithoutCancel(ctx), r.e.actions, call, &recorder{shared: r.blobs}, false)
+		now, rec := r.lookAgain(context.WithoutCancel(ctx), call, &recorder{shared: r.blobs})
 		cause := backstay.CauseUndoFailed
 		if errors.Is(err, context.DeadlineExceeded) {
 			cause = backstay.CauseDeadline
+		}
+		if errors.Is(err, backstay.ErrNoUndo) {
+			cause = backstay.CauseNoUndo
 		}
 		body := judgeUndo(st, choice, now, err, cause)
 		if ref, refErr := rec.ref(now); refErr == nil {
@@ -208,10 +254,13 @@ func (r *runner) takeBack(acts context.Context, st *backstay.Step, after backsta
 		}
 		body.Error, body.Hint, body.Note = r.scrub.text(body.Error), r.scrub.text(backstay.HintOf(err)), r.scrub.text(res.Note)
 		body.Slots = res.Slots
+		if body.Cause == backstay.CauseUndoFailed {
+			body.Class = backstay.ClassOf(err) // permanent where it only did not read as before
+		}
 		body.Output = out.String()
 		body.Duration = backstay.Duration(time.Since(began))
 		return func() {
-			r.append(backstay.EntryCompensation, st.ID, body, rec.blobsOf()...)
+			r.compensate(st.ID, covers, body, rec.blobsOf()...)
 			r.timings = append(r.timings, ledger.Timing{Release: r.plan.Release, Step: st.ID, Undo: true, Took: body.Duration.Std()})
 		}
 	})
@@ -255,6 +304,8 @@ func (r *runner) settle(acts context.Context, id string) {
 	}
 	st, sp := r.core.steps[id], r.progress.Steps[id]
 	call := r.call(st, &recorder{shared: r.blobs})
+	out := newOutput(r.scrub)
+	call.Output = out
 	call.Proven = r.progress.State == backstay.Committed
 	before, err := r.load(sp.Before)
 	if err == nil {
@@ -279,7 +330,7 @@ func (r *runner) settle(acts context.Context, id string) {
 		if errors.Is(err, ledger.ErrLapsed) {
 			return func() { r.stopFor(err) }
 		}
-		body := backstay.SettledBody{OK: err == nil, Duration: backstay.Duration(time.Since(began))}
+		body := backstay.SettledBody{OK: err == nil, Output: out.String(), Duration: backstay.Duration(time.Since(began))}
 		if err != nil {
 			body.Error = r.scrub.text(err.Error())
 		}

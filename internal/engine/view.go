@@ -26,6 +26,11 @@ type View struct {
 	Budget     time.Duration      `json:"undo_budget_ns"` // rollback.within; 0: none
 	Residue    []backstay.Residue `json:"residue,omitempty"`
 	Kept       []backstay.Residue `json:"kept,omitempty"`
+	Gates      []GateState        `json:"gates,omitempty"`  // that wait
+	Checks     []CheckState       `json:"checks,omitempty"` // of all gates, by name
+	// Convicts is the evidence of all comparisons together against "the new side is no
+	// worse": it is rolled back from 1 on.
+	Convicts float64 `json:"convicts,omitempty"`
 }
 
 // StepView is one step of a View.
@@ -51,19 +56,25 @@ type StepView struct {
 }
 
 // publish shows the watcher what is known now. Only durable facts are in it,
-// and what is being done.
+// and what is being done and measured.
 func (r *runner) publish() {
 	if r.e.opts.Watch == nil || len(r.pending) > 0 {
 		return
 	}
-	v := r.core.view(r.progress)
-	v.Deployment, v.Name = r.lease.Deployment, r.deployed.Name
+	v := r.view()
 	for _, f := range r.flights {
-		if !f.looking {
+		if !f.looking && f.what != "" {
 			v.Doing = append(v.Doing, f.what)
 		}
 	}
 	r.e.opts.Watch(v)
+}
+
+func (r *runner) view() View {
+	v := r.core.view(r.progress)
+	v.Deployment, v.Name = r.lease.Deployment, r.deployed.Name
+	r.newest(&v)
+	return v
 }
 
 // ViewOf reads one deployment as a View.
@@ -108,6 +119,8 @@ func (c *core) view(s *Progress) View {
 		v.Steps = append(v.Steps, sv)
 	}
 	v.Next, v.Until = c.upcoming(s)
+	v.Gates, v.Checks = c.gateStates(s), c.checkStates(s)
+	v.Convicts = c.convicts(v.Checks)
 	return v
 }
 

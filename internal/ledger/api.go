@@ -38,7 +38,7 @@ type NewDeployment struct {
 // Update is what Append records in one transaction.
 type Update struct {
 	Entries []backstay.Entry
-	State   backstay.State // the state after these entries
+	State   backstay.State // the state after these entries; "" where they do not change it
 	// Consumed are the IDs of signals that these entries answer.
 	Consumed []string
 	// Blobs are made durable in the same transaction.
@@ -102,12 +102,17 @@ type Owner struct {
 // ID twice is one signal.
 type Signal struct {
 	ID     string         `json:"id"`
-	Kind   string         `json:"kind"` // abort, pause, resume, promote, approve, retry, close
+	Kind   string         `json:"kind"` // abort, pause, resume, promote, approve, retry, close, fail, resolved
 	Reason string         `json:"reason,omitempty"`
 	Plan   string         `json:"plan,omitempty"`
 	Step   string         `json:"step,omitempty"`
 	Actor  backstay.Actor `json:"actor"`
 	At     time.Time      `json:"at"`
+	// Guest is set for an actor who cannot open the ledger and came through the
+	// control socket: only who the plan names may steer that way.
+	Guest bool `json:"guest,omitempty"`
+	// Alarm is what was reported, of fail and resolved.
+	Alarm *backstay.Alarm `json:"alarm,omitempty"`
 }
 
 // Resource is what the ledger believes about one key: the state that the last

@@ -5,32 +5,42 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/backstay-dev/backstay"
 )
 
-// batch is one transaction of the committer with what its writes add.
-// Locks are taken in this order: head, deployment, node, anything else.
-type batch struct {
-	ctx context.Context
-	*txn
+// draft is what a transaction is to add to the log, beside the statements of
+// its own that nothing in the transaction reads. Making it asks the database
+// nothing.
+type draft struct {
 	s *Store
 
-	besides bool // takes no turn at the head
-	writes  int
-
-	version    int64 // of the head, before this batch
 	generation int64
-	first      int64 // index of the batch's first leaf
+	first      int64 // index of the draft's first leaf
 	edge       fringe
 	leaves     []sealed
 	nodes      []node
 	refs       []ref
-	settled    bool // sign a checkpoint
-	signals    int  // sent in this batch
-	committing bool
+	must       []Statement // of a guess: run first, and each must find its row
+	rest       []Statement // run with the log's own, at the end
+	sent       bool        // its COMMIT may have reached the database
+}
+
+// batch is one transaction of the committer with what its writes add.
+// Locks are taken in this order: head, deployment, node, anything else.
+type batch struct {
+	draft
+	*txn
+	ctx context.Context
+
+	besides bool // takes no turn at the head
+	writes  int
+
+	version int64 // of the head, before this batch
+	settled bool  // sign a checkpoint
+	signals int   // sent in this batch
+	rewound bool  // this batch records that the ledger lost entries
 
 	clock int64 // now, once it was asked for; 0 before
 }
@@ -57,37 +67,53 @@ func (b *batch) begin() error {
 	}
 	copy(head.Root[:], root)
 	b.first = head.Size
-	if b.s.edge.hashes != nil && b.s.edge.size == head.Size {
-		if known, err := b.s.edge.root(); err == nil && known == head.Root {
-			b.edge = b.s.edge.trim()
-			return nil
-		}
+	b.s.steady = b.s.edge.is(head)
+	if b.s.steady {
+		b.edge = b.s.edge.trim()
+		return nil
 	}
-	var err error
-	b.edge, err = loadFringe(b.ctx, b.txn, head)
-	return err
+	lost, err := b.lost(head)
+	if err != nil {
+		return err
+	}
+	if b.edge, err = loadFringe(b.ctx, b.txn, head); err != nil || !lost {
+		return err
+	}
+	known, err := b.s.edge.root()
+	if err != nil {
+		return err
+	}
+	return b.rewind(backstay.NoteBody{
+		Text:    fmt.Sprintf("the database lost entries that it had acknowledged: it had %d and was found with %d", b.s.edge.size, head.Size),
+		Rewound: &backstay.Rewound{LostSize: b.s.edge.size, LostRoot: known.String()},
+	})
 }
 
 // append adds sealed entries to the log.
-func (b *batch) append(entries ...sealed) error {
+func (d *draft) append(entries ...sealed) error {
 	for _, e := range entries {
-		nodes, err := b.edge.add(e.hash)
+		nodes, err := d.edge.add(e.hash)
 		if err != nil {
 			return err
 		}
-		b.nodes = append(b.nodes, nodes...)
-		b.leaves = append(b.leaves, e)
+		d.nodes = append(d.nodes, nodes...)
+		d.leaves = append(d.leaves, e)
 		for _, digest := range e.entry.Blobs {
-			b.refs = append(b.refs, ref{holder: e.entry.Deployment, digest: digest})
+			d.refs = append(d.refs, ref{holder: e.entry.Deployment, digest: digest})
 		}
 	}
 	return nil
 }
 
+// later runs a statement with the log's own, at the end.
+func (d *draft) later(query string, args ...any) {
+	d.rest = append(d.rest, Statement{Query: query, Args: args})
+}
+
 // head is the head after what was appended so far.
-func (b *batch) head() (Head, error) {
-	root, err := b.edge.root()
-	return Head{Size: b.edge.size, Root: root}, err
+func (d *draft) head() (Head, error) {
+	root, err := d.edge.root()
+	return Head{Size: d.edge.size, Root: root}, err
 }
 
 // finish writes what the batch gathered.
@@ -100,55 +126,60 @@ func (b *batch) finish() error {
 			return err
 		}
 	}
-	head, err := b.head()
+	rest, err := b.record()
 	if err != nil {
 		return err
 	}
-	if err := b.record(head); err != nil {
+	if err := b.each(b.ctx, rest); err != nil {
 		return err
 	}
 	if b.settled && b.s.opt.Signer != nil {
+		head, err := b.head()
+		if err != nil {
+			return err
+		}
 		return b.checkpoint(head)
 	}
 	return nil
 }
 
-// record writes entries, tree and head: in one statement where the database
-// takes that, because each statement costs it a round trip.
-func (b *batch) record(head Head) error {
-	const intoEntry = "INSERT INTO entry (leaf, deployment_id, n, kind, step, actor_name, actor_uid, at, salt, record)"
-	const intoTree = "INSERT INTO tree (id, hash)"
-	const update = "UPDATE head SET size = %s, root = %s, version = version + 1 WHERE id = 1"
-	entries := make([][]any, len(b.leaves))
-	for i, e := range b.leaves {
-		entries[i] = e.row(b.first + int64(i))
+// record is all that is left to run: the statements that waited, entries, tree
+// and head.
+func (d *draft) record() ([]Statement, error) {
+	head, err := d.head()
+	if err != nil {
+		return nil, err
 	}
-	nodes := make([][]any, len(b.nodes))
-	for i, n := range b.nodes {
+	entries := make([][]any, len(d.leaves))
+	for i, e := range d.leaves {
+		entries[i] = e.row(d.first + int64(i))
+	}
+	nodes := make([][]any, len(d.nodes))
+	for i, n := range d.nodes {
 		nodes[i] = []any{n.id, n.hash[:]}
 	}
-	if b.s.backend.WritingWith && len(entries) > 0 && len(nodes) <= mostRows {
-		args := append(flat(entries), flat(nodes)...)
-		n := len(args)
-		query := "WITH e AS (" + intoEntry + " VALUES " + places(1, len(entries), len(entries[0])) +
-			"), t AS (" + intoTree + " VALUES " + places(1+n-2*len(nodes), len(nodes), 2) +
-			") " + fmt.Sprintf(update, "$"+strconv.Itoa(n+1), "$"+strconv.Itoa(n+2))
-		_, err := b.ExecContext(b.ctx, query, append(args, head.Size, head.Root[:])...)
-		return err
-	}
-	if err := insertMany(b.ctx, b, intoEntry, entries); err != nil {
-		return err
-	}
-	if err := insertMany(b.ctx, b, intoTree, nodes); err != nil {
-		return err
-	}
-	_, err := b.ExecContext(b.ctx, fmt.Sprintf(update, "$1", "$2"), head.Size, head.Root[:])
-	return err
+	const intoEntry = "INSERT INTO entry (leaf, deployment_id, n, kind, step, actor_name, actor_uid, at, salt, record)"
+	const intoTree = "INSERT INTO tree (id, hash)"
+	all := append(d.rest, inserts(intoEntry, entries)...)
+	all = append(all, inserts(intoTree, nodes)...)
+	const update = "UPDATE head SET size = $1, root = $2, version = version + 1 WHERE id = 1"
+	return append(all, Statement{Query: update, Args: []any{head.Size, head.Root[:]}}), nil
 }
 
+// pin keeps a blob for its holder. One that is not there is an error: an entry
+// must not promise content that an undo would look for in vain.
 func (b *batch) pin(r ref) error {
-	_, err := b.ExecContext(b.ctx, "INSERT INTO blob_ref (holder, digest) VALUES ($1, $2) ON CONFLICT DO NOTHING", r.holder, r.digest)
-	return err
+	const insert = `INSERT INTO blob_ref (holder, digest) SELECT $1, digest FROM blob WHERE digest = $2
+		ON CONFLICT (holder, digest) DO UPDATE SET digest = excluded.digest`
+	n, err := exec(b.ctx, b, insert, r.holder, r.digest)
+	if err != nil || n > 0 {
+		return err
+	}
+	return &backstay.Error{
+		Class: backstay.Permanent, Op: "pin blob", Subject: r.digest,
+		Err:  fmt.Errorf("%w in the ledger: it was never stored, or the database lost it", ErrNotFound),
+		Hint: "run the command again: what it reads is stored anew",
+	}
 }
 
 func (b *batch) checkpoint(head Head) error {
@@ -166,7 +197,7 @@ func (b *batch) saveCheckpoint(c Checkpoint) error {
 }
 
 // wall is the time for people.
-func (b *batch) wall() time.Time { return b.s.opt.Clock.Wall() }
+func (d *draft) wall() time.Time { return d.s.opt.Clock.Wall() }
 
 // now is the time that leases live by, in microseconds, read once per batch
 // and before anything is compared with it: a lease never looks shorter than

@@ -156,7 +156,7 @@ type blobReader struct {
 	err    error
 }
 
-func (s *Store) openBlob(ctx context.Context, digest string) (io.ReadCloser, error) {
+func (s *Store) openBlob(ctx context.Context, digest string) (*blobReader, error) {
 	r := &blobReader{ctx: ctx, s: s, digest: digest, sum: sha256.New()}
 	err := s.backend.Read.QueryRowContext(ctx, "SELECT ref, size FROM blob WHERE digest = $1", digest).Scan(&r.ref, &r.size)
 	if err != nil {
@@ -191,11 +191,11 @@ func (r *blobReader) next() {
 	err := r.s.backend.Read.QueryRowContext(r.ctx, "SELECT body FROM chunk WHERE ref = $1 AND n = $2", r.ref, r.n).Scan(&r.rest)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		r.err = r.damaged("a part of it is missing")
+		r.err = r.damaged(fmt.Sprintf("its part %d is missing", r.n+1))
 	case err != nil:
 		r.err = r.s.reading("read blob", r.digest, err)
 	case len(r.rest) == 0 || r.read+int64(len(r.rest)) > r.size:
-		r.rest, r.err = nil, r.damaged("a part of it has the wrong size")
+		r.rest, r.err = nil, r.damaged(fmt.Sprintf("its part %d has the wrong size", r.n+1))
 	}
 	r.sum.Write(r.rest)
 	r.read += int64(len(r.rest))

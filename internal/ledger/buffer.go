@@ -114,7 +114,7 @@ func (b *BlobBuffer) Get(digest string) (io.ReadCloser, error) {
 	if ok {
 		return io.NopCloser(bytes.NewReader(body)), nil
 	}
-	return b.s.openBlob(b.ctx, digest)
+	return opened(b.s.openBlob(b.ctx, digest))
 }
 
 // Flush makes everything that was put durable now.
@@ -214,4 +214,14 @@ func (b blobs) Has(digest string) (bool, error) {
 	return n > 0, b.s.reading("look for blob", digest, err)
 }
 
-func (b blobs) Get(digest string) (io.ReadCloser, error) { return b.s.openBlob(b.ctx, digest) }
+func (b blobs) Get(digest string) (io.ReadCloser, error) {
+	return opened(b.s.openBlob(b.ctx, digest))
+}
+
+// opened keeps a nil reader from looking like one.
+func opened(r *blobReader, err error) (io.ReadCloser, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}

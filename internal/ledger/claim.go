@@ -41,9 +41,9 @@ func (s *Store) Claim(ctx context.Context, id string) (Lease, error) {
 	if err := s.current(ctx); err != nil {
 		return Lease{}, fmt.Errorf("claim %s: %w", id, err)
 	}
-	var lease Lease
+	var got claimed
 	err := s.write(ctx, func(b *batch) (err error) {
-		lease, err = s.claim(b, id)
+		got, err = s.claim(b, id)
 		return err
 	})
 	if err != nil {
@@ -55,43 +55,60 @@ func (s *Store) Claim(ctx context.Context, id string) (Lease, error) {
 	if s.backend.Embedded {
 		s.endStopped(ctx, true)
 	}
-	return lease, nil
+	return s.keep(got), nil
 }
 
-func (s *Store) claim(b *batch, id string) (Lease, error) {
+// claimed is a claim as it was written.
+type claimed struct {
+	lease    Lease
+	takeover []sealed // the entry that records it, if there is one
+	salt     []byte   // of the entry before it
+}
+
+// keep remembers a claim that is durable.
+func (s *Store) keep(c claimed) Lease {
+	s.known.took(c.lease, c.salt, c.takeover)
+	return c.lease
+}
+
+func (s *Store) claim(b *batch, id string) (claimed, error) {
 	d, err := s.row(b, id)
 	if err != nil {
-		return Lease{}, err
+		return claimed{}, err
 	}
 	if err := s.refuseUnfit(b); err != nil {
-		return Lease{}, err
+		return claimed{}, err
 	}
 	taken := d.Owner != nil && d.Owner.Node != s.node
 	if taken && d.Owner.Live {
-		return Lease{}, refusal{&OwnedError{Deployment: id, Owner: *d.Owner}}
+		return claimed{}, refusal{&OwnedError{Deployment: id, Owner: *d.Owner}}
 	}
 	lease := Lease{Deployment: id, Generation: b.generation, Epoch: d.Epoch + 1, N: d.N}
+	salt, err := b.saltOf(id, d.N)
+	if err != nil {
+		return claimed{}, err
+	}
 	var entries []sealed
 	if taken {
 		body := backstay.TakeoverBody{Node: s.node, PID: os.Getpid(), Previous: d.Owner.Node, Reason: "the lease of the previous owner ran out"}
 		entry := backstay.Entry{Kind: backstay.EntryTakeover, Body: backstay.Canonical(body)}
 		if entries, err = number([]backstay.Entry{entry}, id, d.N, lease.Epoch, b.wall()); err != nil {
-			return Lease{}, err
+			return claimed{}, err
 		}
 		if _, err := b.ExecContext(b.ctx, "UPDATE node SET dead = 1 WHERE id = $1", d.Owner.Node); err != nil {
-			return Lease{}, err
+			return claimed{}, err
 		}
 	}
 	const take = `UPDATE deployment SET owner = $1, owned_since = $2, epoch = $3, n = n + $4 WHERE id = $5 AND epoch = $6`
 	n, err := exec(b.ctx, b, take, s.node, b.wall().UnixMicro(), lease.Epoch, len(entries), id, d.Epoch)
 	if err != nil {
-		return Lease{}, err
+		return claimed{}, err
 	}
 	if n != 1 {
-		return Lease{}, fmt.Errorf("%w: deployment %s changed under its lock", ErrDamaged, id)
+		return claimed{}, fmt.Errorf("%w: deployment %s changed under its lock", ErrDamaged, id)
 	}
 	lease.N += int64(len(entries))
-	return lease, b.append(entries...)
+	return claimed{lease: lease, takeover: entries, salt: salt}, b.append(entries...)
 }
 
 // row reads a deployment for a change, with its owner: both rows are locked,
@@ -155,9 +172,9 @@ func (s *Store) ClaimNext(ctx context.Context, limit int) ([]Lease, error) {
 	if err != nil || len(ids) == 0 {
 		return nil, s.reading("claim next in", s.backend.Where, err)
 	}
-	var leases []Lease
+	var got []claimed
 	err = s.write(ctx, func(b *batch) error {
-		leases = nil
+		got = nil
 		now, err := b.now()
 		if err != nil {
 			return err
@@ -170,22 +187,26 @@ func (s *Store) ClaimNext(ctx context.Context, limit int) ([]Lease, error) {
 			return err
 		}
 		for _, id := range ids {
-			lease, err := s.claim(b, id)
+			one, err := s.claim(b, id)
 			if _, refused := errors.AsType[refusal](err); refused {
 				continue // its owner came back between the two looks
 			}
 			if err != nil {
 				return err
 			}
-			leases = append(leases, lease)
+			got = append(got, one)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("claim next: %w", err)
 	}
-	if s.backend.Embedded && len(leases) > 0 {
+	if s.backend.Embedded && len(got) > 0 {
 		s.endStopped(ctx, true)
+	}
+	leases := make([]Lease, len(got))
+	for i, one := range got {
+		leases[i] = s.keep(one)
 	}
 	return leases, nil
 }

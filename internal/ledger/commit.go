@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/backstay-dev/backstay"
@@ -19,6 +20,11 @@ import (
 type write struct {
 	ctx context.Context
 	run func(*batch) error
+	// guess makes run's part of a draft, where that asks the database nothing:
+	// what holds if nothing was changed behind this process's back, with
+	// statements that find nothing if something was. nil: the database must be
+	// asked.
+	guess func(*draft) error
 	// besides says that the write touches neither tree nor deployments, and so
 	// needs no turn at the head.
 	besides bool
@@ -140,9 +146,9 @@ func (s *Store) answer(ws []*write) {
 // before it is run again.
 func (s *Store) commit(ws []*write) error {
 	began := s.opt.Clock.Boot()
-	var asked *batch // whose COMMIT was sent and not answered
+	var asked *draft // whose COMMIT was sent and not answered
 	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		b, err := s.attempt(ws, asked)
+		d, err := s.try(ws, asked)
 		if err == nil {
 			return nil
 		}
@@ -155,8 +161,8 @@ func (s *Store) commit(ws []*write) error {
 		case Damaged:
 			return s.failStop(err)
 		case Lost:
-			if b != nil && b.committing {
-				asked = b
+			if d != nil && d.sent {
+				asked = d
 			}
 		case Busy:
 			if s.backend.Embedded && s.endStopped(s.ctx, false) > 0 {
@@ -211,25 +217,131 @@ func (s *Store) damaged(err error) error {
 }
 
 // bounded is the context of one transaction. An embedded database is not
-// interrupted: there is no network that could keep it waiting.
+// interrupted: there is no network that could keep it waiting. (Its drivers
+// start a goroutine for each statement under a context that can end.)
 func (s *Store) bounded() (context.Context, context.CancelFunc) {
 	if s.backend.Embedded {
-		return context.WithCancel(context.WithoutCancel(s.ctx))
+		return context.WithoutCancel(s.ctx), func() {}
 	}
 	return context.WithTimeout(context.WithoutCancel(s.ctx), s.opt.TTL)
 }
 
-// attempt runs the writes in one transaction. asked is the batch of an earlier
-// attempt whose COMMIT was not answered, or nil.
-func (s *Store) attempt(ws []*write, asked *batch) (*batch, error) {
-	ctx, cancel := s.bounded()
-	defer cancel()
-	tx, err := s.backend.Write.BeginTx(ctx, nil)
+// try runs the writes in one transaction: by a guess, where one can be made and
+// it holds, else by asking. asked is the draft of an earlier try whose COMMIT
+// was not answered, or nil.
+func (s *Store) try(ws []*write, asked *draft) (*draft, error) {
+	// A write besides is never guessable, and may not look at what the committer
+	// knows: it runs in its caller's goroutine.
+	if asked == nil && guessable(ws) && s.steady {
+		d, err := s.guess(ws)
+		if err == nil || s.classify(err) != Refused {
+			return d, err
+		}
+		// The head, or a deployment, is not what it was: asking says why.
+	}
+	b, err := s.attempt(ws, asked)
+	if b == nil {
+		return nil, err
+	}
+	return &b.draft, err
+}
+
+func guessable(ws []*write) bool {
+	return !slices.ContainsFunc(ws, func(w *write) bool { return w.guess == nil })
+}
+
+// guess writes what the writes add to the log without reading anything first:
+// in one round trip. Its first statement takes the turn at the head if that is
+// where this process left it, the next ones are the fences of the writes; where
+// one of them finds nothing, nothing is written.
+func (s *Store) guess(ws []*write) (*draft, error) {
+	d := &draft{s: s, generation: s.gen, first: s.edge.size, edge: s.edge.trim()}
+	was, err := d.head()
 	if err != nil {
 		return nil, err
 	}
-	b := &batch{ctx: ctx, txn: &txn{Tx: tx, kept: s.kept}, s: s}
-	defer b.Rollback()
+	const unmoved = "SELECT version FROM head WHERE id = 1 AND size = $1 AND root = $2"
+	d.must = append(d.must, Statement{Query: unmoved + s.backend.ForUpdate, Args: []any{was.Size, was.Root[:]}, Row: []any{new(int64)}})
+	refused := 0
+	for _, w := range ws {
+		if w.err = late(w, ws); w.err != nil {
+			refused++
+		} else if err := w.guess(d); err != nil {
+			return nil, err
+		}
+	}
+	if refused == len(ws) {
+		return d, nil
+	}
+	rest, err := d.record()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := s.bounded()
+	defer cancel()
+	if err := s.commitAll(ctx, d, append(d.must, rest...)); err != nil {
+		return d, err
+	}
+	s.committed(d)
+	return d, nil
+}
+
+// commitAll commits a transaction of nothing but these statements.
+func (s *Store) commitAll(ctx context.Context, d *draft, all []Statement) error {
+	if s.backend.Together != nil {
+		conn, err := s.backend.Write.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		d.sent = true
+		return s.backend.Together(ctx, conn, all)
+	}
+	tx, err := s.transact(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.end()
+	if err := tx.each(ctx, all); err != nil {
+		return err
+	}
+	d.sent = true
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	tx.learn(ctx)
+	return nil
+}
+
+// late refuses a write whose caller's context ended, where others need not
+// wait for it.
+func late(w *write, ws []*write) error {
+	if w.ctx.Err() != nil && len(ws) > 1 {
+		return refusal{context.Cause(w.ctx)}
+	}
+	return nil
+}
+
+// committed remembers a transaction that is durable.
+func (s *Store) committed(d *draft) {
+	s.edge, s.gen = d.edge.trim(), d.generation
+	if n := len(d.leaves); n > 0 {
+		s.last = mark{leaf: d.first + int64(n) - 1, salt: d.leaves[n-1].salt}
+	}
+}
+
+// attempt runs the writes in one transaction, and asks the database wherever a
+// write does. asked is the draft of an earlier try whose COMMIT was not
+// answered, or nil.
+func (s *Store) attempt(ws []*write, asked *draft) (*batch, error) {
+	ctx, cancel := s.bounded()
+	defer cancel()
+	tx, err := s.transact(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.end()
+	b := &batch{ctx: ctx, txn: tx, draft: draft{s: s}}
 	for _, w := range ws {
 		b.besides = w.besides && (b.besides || b.writes == 0)
 		b.writes++
@@ -247,50 +359,50 @@ func (s *Store) attempt(ws []*write, asked *batch) (*batch, error) {
 	}
 	refused := 0
 	for _, w := range ws {
-		if w.err = nil; w.ctx.Err() != nil && len(ws) > 1 {
-			w.err = refusal{context.Cause(w.ctx)}
-		} else if err := w.run(b); err != nil {
-			r, ok := errors.AsType[refusal](err)
-			if !ok {
-				return b, err
+		if w.err = late(w, ws); w.err == nil {
+			if err := w.run(b); err != nil {
+				r, ok := errors.AsType[refusal](err)
+				if !ok {
+					return b, err
+				}
+				w.err = r
 			}
-			w.err = r
 		}
 		if w.err != nil {
 			refused++
 		}
 	}
-	if refused == len(ws) {
+	if refused == len(ws) && !b.rewound {
 		return b, nil
 	}
 	if err := b.finish(); err != nil {
 		return b, err
 	}
-	b.committing = true
+	b.sent = true
 	if err := b.Commit(); err != nil {
 		return b, err
 	}
 	if !b.besides {
-		s.edge = b.edge.trim()
+		s.committed(&b.draft)
 	}
 	b.learn(ctx)
 	return b, nil
 }
 
-// landed reports whether this batch's transaction, whose COMMIT was not
+// landed reports whether this draft's transaction, whose COMMIT was not
 // answered, happened: its first leaf is there with its salt, which is random.
 // Without a leaf its writes may be run again: they are idempotent.
-func (b *batch) landed(now *batch) (bool, error) {
-	if len(b.leaves) == 0 {
+func (d *draft) landed(now *batch) (bool, error) {
+	if len(d.leaves) == 0 {
 		return false, nil
 	}
 	var salt []byte
-	err := now.QueryRowContext(now.ctx, "SELECT salt FROM entry WHERE leaf = $1", b.first).Scan(&salt)
+	err := now.QueryRowContext(now.ctx, "SELECT salt FROM entry WHERE leaf = $1", d.first).Scan(&salt)
 	if isNoRows(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for entry %d: %w", b.first, err)
+		return false, fmt.Errorf("look for entry %d: %w", d.first, err)
 	}
-	return bytes.Equal(salt, b.leaves[0].salt), nil
+	return bytes.Equal(salt, d.leaves[0].salt), nil
 }

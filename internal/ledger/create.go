@@ -40,6 +40,7 @@ func (s *Store) Create(ctx context.Context, d NewDeployment) (Lease, error) {
 	if d.Detached {
 		return Lease{}, nil
 	}
+	s.known.took(lease, entries[len(entries)-1].salt, nil)
 	return lease, nil
 }
 
@@ -114,6 +115,16 @@ func (s *Store) refuseKnown(b *batch, d NewDeployment) error {
 	return nil
 }
 
+// moves reports whether moved has something to do for some deployment.
+func moves(to backstay.State) bool {
+	switch to {
+	case "", backstay.Planned, backstay.Approved, backstay.Running, backstay.Holding:
+		return false
+	case backstay.Committed, backstay.Proven, backstay.RollingBack, backstay.RolledBack, backstay.Held, backstay.Closed, backstay.Refused:
+	}
+	return true
+}
+
 // moved does what goes with a deployment's new state.
 func (s *Store) moved(b *batch, id, reverts string, to backstay.State) error {
 	if to == "" {
@@ -126,9 +137,7 @@ func (s *Store) moved(b *batch, id, reverts string, to backstay.State) error {
 		}
 	}
 	if to == backstay.Proven {
-		if _, err := b.ExecContext(b.ctx, "UPDATE resource SET proven = 1 WHERE deployment_id = $1", id); err != nil {
-			return err
-		}
+		b.later("UPDATE resource SET proven = 1 WHERE deployment_id = $1", id)
 	}
 	if reverts == "" {
 		return nil

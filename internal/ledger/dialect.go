@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"database/sql"
 	"strings"
 )
@@ -39,8 +40,12 @@ type Dialect struct {
 	// those that are locked. "" where a write transaction is alone.
 	ForUpdate  string
 	SkipLocked string
-	// WritingWith says that WITH may hold statements that write.
-	WritingWith bool
+	// Together runs statements in their order in one round trip and stops at the
+	// first that fails, or that returns no row where it must. Outside of a
+	// transaction they are one, which is committed when it returns nil and did
+	// not happen when a statement failed. nil: they are run one by one, which
+	// costs nothing where there is no network.
+	Together func(ctx context.Context, conn *sql.Conn, all []Statement) error
 	// Embedded says that the database lives in this process: statements are
 	// kept prepared, transactions are not bounded in time, every write passes
 	// the committer.
@@ -51,6 +56,14 @@ type Dialect struct {
 	Classify func(error) Fault
 }
 
+// Statement is one of several that are run together.
+type Statement struct {
+	Query string
+	Args  []any
+	// Row is where the one row goes that it must return; nil: it returns none.
+	Row []any
+}
+
 // Backend is an opened database with its dialect. Read may equal Write.
 type Backend struct {
 	Dialect
@@ -59,12 +72,15 @@ type Backend struct {
 	Where string
 	// ReadOnly refuses every write before it reaches the database.
 	ReadOnly bool
+	// Identity names the incarnation of the database: where it is not what the
+	// ledger remembers, entries may have been lost. "" where nothing tells.
+	Identity string
 	// Warnings are what people should know about how the database is set up.
 	Warnings []string
 }
 
 // SchemaVersion is the version of tables that this code reads and writes.
-const SchemaVersion = 1
+const SchemaVersion = 2
 
 func statements(schema string) []string {
 	var all []string

@@ -22,13 +22,11 @@ func (s *Store) lock(b *batch, d NewDeployment, now int64) error {
 		locks = append(locks, []any{string(key), d.ID, now})
 		keys = append(keys, []any{string(key), d.ID})
 	}
-	if err := insertMany(b.ctx, b, "INSERT INTO deployment_key (key, deployment_id)", keys); err != nil {
-		return err
+	all := inserts("INSERT INTO deployment_key (key, deployment_id)", keys)
+	if d.State.Locks() {
+		all = append(all, inserts("INSERT INTO lock (key, deployment_id, since)", locks)...)
 	}
-	if !d.State.Locks() {
-		return nil
-	}
-	return insertMany(b.ctx, b, "INSERT INTO lock (key, deployment_id, since)", locks)
+	return b.each(b.ctx, all)
 }
 
 // holders finds overlapping keys quickly: it knows each held key, and for each

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,20 +78,7 @@ func (s *Store) Plan(ctx context.Context, digest string) ([]byte, error) {
 func (s *Store) plansLike(ctx context.Context, prefix string) ([]string, error) {
 	// "g" is after every digit of a digest.
 	const query = "SELECT digest FROM plan WHERE digest >= $1 AND digest < $2 ORDER BY digest LIMIT 10"
-	rows, err := s.backend.Read.QueryContext(ctx, query, prefix, prefix+"g")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []string
-	for rows.Next() {
-		var d string
-		if err := rows.Scan(&d); err != nil {
-			return nil, err
-		}
-		all = append(all, d)
-	}
-	return all, rows.Err()
+	return texts(s.backend.Read.QueryContext(ctx, query, prefix, prefix+"g"))
 }
 
 // Collect removes blobs that nothing pins and that were last used longer than
@@ -98,7 +86,8 @@ func (s *Store) plansLike(ctx context.Context, prefix string) ([]string, error) 
 // time between putting content and the write that refers to it. Pinned is what
 // a plan refers to, and what an entry refers to whose deployment is not
 // settled, is held, or is the latest proven one of its release and
-// environment. It returns how many went.
+// environment. Which addresses went is recorded in the log. It returns how many
+// blobs went.
 func (s *Store) Collect(ctx context.Context, keep time.Duration) (int, error) {
 	if keep < 0 {
 		return 0, fmt.Errorf("collect blobs: keep %v is negative", keep)
@@ -122,9 +111,56 @@ func (s *Store) collect(b *batch, before int64) (int64, error) {
 	if _, err := b.ExecContext(b.ctx, unpin); err != nil {
 		return 0, err
 	}
-	const doomed = ` FROM blob WHERE touched_at <= $1 AND NOT EXISTS (SELECT 1 FROM blob_ref r WHERE r.digest = blob.digest)`
-	if _, err := b.ExecContext(b.ctx, "DELETE FROM chunk WHERE ref IN (SELECT ref"+doomed+")", before); err != nil {
+	// The rows that give content its address go first: whoever wants it after
+	// that stores it anew.
+	const doomed = `DELETE FROM blob WHERE touched_at <= $1
+		AND NOT EXISTS (SELECT 1 FROM blob_ref r WHERE r.digest = blob.digest) RETURNING digest, ref`
+	gone, refs, err := s.remove(b, doomed, before)
+	if err != nil {
 		return 0, err
 	}
-	return exec(b.ctx, b, "DELETE"+doomed, before)
+	for _, ref := range refs {
+		if _, err := b.ExecContext(b.ctx, "DELETE FROM chunk WHERE ref = $1", ref); err != nil {
+			return 0, err
+		}
+	}
+	return int64(len(refs)), s.recordCollected(b, gone)
+}
+
+// remove deletes blob rows and returns their addresses, in order, and the
+// names of their chunks.
+func (s *Store) remove(b *batch, doomed string, before int64) (addresses, refs []string, err error) {
+	rows, err := b.QueryContext(b.ctx, doomed, before)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var digest, ref string
+		if err := rows.Scan(&digest, &ref); err != nil {
+			return nil, nil, err
+		}
+		refs = append(refs, ref)
+		if !strings.HasPrefix(digest, uploading) {
+			addresses = append(addresses, digest)
+		}
+	}
+	slices.Sort(addresses)
+	return addresses, refs, rows.Err()
+}
+
+// recordCollected adds the entries that say which blobs went on purpose.
+func (s *Store) recordCollected(b *batch, addresses []string) error {
+	const most = 500 // of one entry
+	for some := range slices.Chunk(addresses, most) {
+		e := backstay.Entry{V: backstay.EntryFormat, Kind: backstay.EntryNote, At: b.wall().UTC().Round(0), Body: backstay.Canonical(collected(some))}
+		sealed, err := seal(e)
+		if err != nil {
+			return err
+		}
+		if err := b.append(sealed); err != nil {
+			return err
+		}
+	}
+	return nil
 }

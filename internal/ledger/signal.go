@@ -71,11 +71,12 @@ func (s *Store) signals(ctx context.Context, deployment string) ([]Signal, error
 	return all, rows.Err()
 }
 
-// consume marks signals as answered and returns how many of them waited.
+// consume marks signals as answered and returns how many of them waited. What they
+// said is in the entries from here on, without secrets.
 func (s *Store) consume(b *batch, deployment string, ids []string, n int64) (int64, error) {
 	var consumed int64
 	for _, id := range ids {
-		const mark = "UPDATE signal SET consumed_n = $1 WHERE deployment_id = $2 AND id = $3 AND consumed_n = 0"
+		const mark = "UPDATE signal SET consumed_n = $1, body = '' WHERE deployment_id = $2 AND id = $3 AND consumed_n = 0"
 		changed, err := exec(b.ctx, b, mark, n, deployment, id)
 		if err != nil {
 			return 0, err

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,8 +64,55 @@ func (k *kept) close() {
 // first time are prepared after it ended (learn).
 type txn struct {
 	*sql.Tx
-	kept *kept
-	new  []string
+	conn     *sql.Conn // its connection, where statements are sent together
+	together func(context.Context, *sql.Conn, []Statement) error
+	kept     *kept
+	new      []string
+}
+
+// transact begins a transaction; end must be called.
+func (s *Store) transact(ctx context.Context) (*txn, error) {
+	t := &txn{kept: s.kept, together: s.backend.Together}
+	var err error
+	if t.together == nil {
+		t.Tx, err = s.backend.Write.BeginTx(ctx, nil)
+		return t, err
+	}
+	if t.conn, err = s.backend.Write.Conn(ctx); err != nil {
+		return nil, err
+	}
+	if t.Tx, err = t.conn.BeginTx(ctx, nil); err != nil {
+		_ = t.conn.Close() // the error of its use is what counts
+		return nil, err
+	}
+	return t, nil
+}
+
+// end takes the transaction back unless it was committed.
+func (t *txn) end() {
+	_ = t.Rollback() // of a committed one: says so
+	if t.conn != nil {
+		_ = t.conn.Close() // a broken one is not used again
+	}
+}
+
+// each runs statements in their order, and none after one that fails.
+func (t *txn) each(ctx context.Context, all []Statement) error {
+	if t.together != nil && len(all) > 0 {
+		return t.together(ctx, t.conn, all)
+	}
+	for _, s := range all {
+		var err error
+		if s.Row == nil {
+			_, err = t.ExecContext(ctx, s.Query, s.Args...)
+		} else {
+			err = t.QueryRowContext(ctx, s.Query, s.Args...).Scan(s.Row...)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *txn) stmt(ctx context.Context, query string) *sql.Stmt {
@@ -120,28 +168,17 @@ func (t *txn) learn(ctx context.Context) {
 // statement shapes that are kept prepared.
 const mostRows = 32
 
-// insertMany inserts rows with as few statements as that allows.
-func insertMany(ctx context.Context, q querier, into string, rows [][]any) error {
-	for len(rows) > 0 {
-		n := min(len(rows), mostRows)
-		if _, err := q.ExecContext(ctx, into+" VALUES "+places(1, n, len(rows[0])), flat(rows[:n])...); err != nil {
-			return err
-		}
-		rows = rows[n:]
+// inserts are the statements that insert rows: as few as that allows.
+func inserts(into string, rows [][]any) []Statement {
+	var all []Statement
+	for some := range slices.Chunk(rows, mostRows) {
+		all = append(all, Statement{Query: into + " VALUES " + places(len(some), len(some[0])), Args: slices.Concat(some...)})
 	}
-	return nil
+	return all
 }
 
-func flat(rows [][]any) []any {
-	var args []any
-	for _, row := range rows {
-		args = append(args, row...)
-	}
-	return args
-}
-
-// places is "($1, $2), ($3, $4)" for two rows of two columns from parameter 1.
-func places(first, rows, columns int) string {
+// places is "($1, $2), ($3, $4)" for two rows of two columns.
+func places(rows, columns int) string {
 	var b strings.Builder
 	for i := range rows * columns {
 		switch {
@@ -152,7 +189,7 @@ func places(first, rows, columns int) string {
 		default:
 			b.WriteString(", ")
 		}
-		b.WriteString("$" + strconv.Itoa(first+i))
+		b.WriteString("$" + strconv.Itoa(1+i))
 	}
 	return b.String() + ")"
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -53,7 +54,18 @@ func endIfStopped(pid int, start int64) bool {
 	if !ok || began != start || !strings.ContainsAny(state, "Tt") {
 		return false
 	}
-	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+	if unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) != nil {
+		return false
+	}
+	// Its locks, also those on files that it was writing, go with it and not with
+	// the signal: who takes over would find them held.
+	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor fits
+	for range 20 {
+		if n, err := unix.Poll(ended, 100); n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return true
 }
 
 // processStat reads a process's state letter and its start in clock ticks.

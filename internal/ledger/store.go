@@ -38,7 +38,13 @@ type Store struct {
 	queue chan *write // to the committer
 	kept  *kept       // prepared statements of the write connection
 	edge  fringe      // the committer's: right edge of the tree it last committed
-	held  tenure      // this node's lease
+	last  mark        // the committer's: the last leaf it committed
+	gen   int64       // the committer's: generation of the log that it last committed to
+	// steady says that the committer's last transaction found the head where
+	// its own last one had left it: nobody else seems to write.
+	steady bool
+	known  memory // what this node wrote of the deployments that it drives
+	held   tenure // this node's lease
 }
 
 // Open makes a Store of an opened database: it brings the tables to this
@@ -56,7 +62,7 @@ func Open(ctx context.Context, backend Backend, options Options) (*Store, error)
 	}
 	s := &Store{
 		backend: backend, opt: options, node: node.String(),
-		queue: make(chan *write), kept: newKept(backend),
+		queue: make(chan *write), kept: newKept(backend), known: memory{all: map[string]*tail{}},
 	}
 	s.held.dead = make(chan struct{})
 	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -64,8 +70,14 @@ func Open(ctx context.Context, backend Backend, options Options) (*Store, error)
 		s.stop(ErrClosed)
 		return nil, err
 	}
-	if !backend.ReadOnly {
-		s.wait.Go(s.serve)
+	if backend.ReadOnly {
+		return s, nil
+	}
+	s.wait.Go(s.serve)
+	if err := s.recognise(ctx); err != nil {
+		s.stop(ErrClosed)
+		s.wait.Wait()
+		return nil, err
 	}
 	return s, nil
 }

@@ -56,6 +56,15 @@ func (f *fringe) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 // root is the root of the tree.
 func (f *fringe) root() (tlog.Hash, error) { return tlog.TreeHash(f.size, f) }
 
+// is reports whether this is the edge of the tree that the head names.
+func (f *fringe) is(head Head) bool {
+	if f.hashes == nil || f.size != head.Size {
+		return false
+	}
+	root, err := f.root()
+	return err == nil && root == head.Root
+}
+
 // add appends a leaf and returns the hashes to store, the first with the
 // leaf's own index.
 func (f *fringe) add(leaf tlog.Hash) ([]node, error) {

@@ -1,5 +1,5 @@
 // Package parts starts real servers for tests, from the packages that the
-// operating system installs: PostgreSQL so far. It owns the servers that it
+// operating system installs: PostgreSQL, MariaDB, Prometheus, HAProxy and nginx. It owns the servers that it
 // started: each has a directory and a free loopback port of its own, and ends
 // with the test that started it, also when that test fails.
 //

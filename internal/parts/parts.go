@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -23,19 +24,21 @@ func Real(t testing.TB) {
 	}
 }
 
-// freePort is a loopback port that nobody listens on. Another process can take
-// it before it is used: callers try again with the next.
+// freePort is a loopback port that nobody listens on, below those that the system
+// gives to connections: a load test makes thousands of these. Another process can
+// take it before it is used: callers try again with the next.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	const lowest, highest, tries = 12000, 20000, 200
+	var last error
+	for range tries {
+		port := lowest + rand.IntN(highest-lowest) //nolint:gosec // any will do
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err == nil {
+			return port, l.Close()
+		}
+		last = err
 	}
-	defer l.Close()
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("find a free port: %v is no TCP address", l.Addr())
-	}
-	return addr.Port, nil
+	return 0, fmt.Errorf("find a free port: %w", last)
 }
 
 // account is a user that a server runs as; nil is the test's own. Servers

@@ -162,6 +162,78 @@ func (p *Postgres) Restart(t testing.TB) {
 	p.Start(t)
 }
 
+// Backup copies the running server's files, as of now.
+func (p *Postgres) Backup(t testing.TB) Backup {
+	t.Helper()
+	b := Backup{dir: p.as.directory(t, "backup")}
+	args := []string{"-D", b.data(), "-h", "127.0.0.1", "-p", strconv.Itoa(p.port), "-U", "backstay", "-X", "stream", "-c", "fast", "--no-sync"}
+	if err := run(p.as.command(t.Context(), p.dir, filepath.Join(p.bin, "pg_basebackup"), args...)); err != nil {
+		t.Fatalf("back up PostgreSQL: %v", err)
+	}
+	return b
+}
+
+// Backup is a copy of a server's files.
+type Backup struct{ dir string }
+
+func (b Backup) data() string { return filepath.Join(b.dir, "data") }
+
+// Archive lets the server archive its log into a directory of its own, which it
+// returns. The server restarts.
+func (p *Postgres) Archive(t testing.TB) string {
+	t.Helper()
+	dir := p.as.directory(t, "archive")
+	p.Exec(t, p.DSN(), "ALTER SYSTEM SET archive_mode = 'on'")
+	p.Exec(t, p.DSN(), "ALTER SYSTEM SET archive_command = 'cp %p "+dir+"/%f'")
+	p.Restart(t)
+	return dir
+}
+
+// Second starts a second server from a backup, on a port of its own. signal is the
+// file that says what it does first (recovery.signal, standby.signal); settings are
+// lines of its configuration.
+func (p *Postgres) Second(t testing.TB, b Backup, signal string, settings ...string) *Postgres {
+	t.Helper()
+	q := &Postgres{as: p.as, bin: p.bin, dir: b.dir}
+	var err error
+	if q.port, err = freePort(); err != nil {
+		t.Fatalf("start PostgreSQL: %v", err)
+	}
+	config, err := os.OpenFile(filepath.Join(q.data(), "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = config.WriteString(strings.Join(settings, "\n") + "\n")
+		err = errors.Join(err, config.Close())
+	}
+	if err == nil {
+		err = run(p.as.command(t.Context(), q.dir, "touch", filepath.Join(q.data(), signal)))
+	}
+	if err != nil {
+		t.Fatalf("start PostgreSQL: %v", err)
+	}
+	t.Cleanup(func() { q.Kill(t) }) // before the backup's directory is removed
+	q.Start(t)
+	return q
+}
+
+// Fail kills the server and starts the backup on its port. Promoted says how:
+// as a standby that is promoted, on a new timeline, or as plain files.
+func (p *Postgres) Fail(t testing.TB, to Backup, promoted bool) {
+	t.Helper()
+	p.Kill(t)
+	p.dir = to.dir
+	t.Cleanup(func() { p.Kill(t) }) // before the backup's directory is removed
+	if !promoted {
+		p.Start(t)
+		return
+	}
+	signal := filepath.Join(p.data(), "standby.signal")
+	if err := run(p.as.command(t.Context(), p.dir, "touch", signal)); err != nil {
+		t.Fatalf("make PostgreSQL a standby: %v", err)
+	}
+	p.Start(t)
+	p.Exec(t, p.DSN(), "SELECT pg_promote()")
+}
+
 // Kill ends the server and all its children with SIGKILL and waits until none
 // is left. Nothing happens when it does not run.
 func (p *Postgres) Kill(t testing.TB) {

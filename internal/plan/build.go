@@ -13,13 +13,20 @@ import (
 
 // Draft is a spec on its way to a plan: what has to be surveyed.
 type Draft struct {
-	spec *spec.Spec
+	spec     *spec.Spec // with the steps that release steps became
+	expanded expansion
 }
 
-// NewDraft wraps a loaded spec.
-func NewDraft(s *spec.Spec) *Draft { return &Draft{spec: s} }
+// NewDraft makes a draft of a loaded spec: its release steps are expanded.
+func NewDraft(s *spec.Spec) *Draft {
+	d := &Draft{expanded: expand(s)}
+	whole := *s
+	whole.Steps = d.expanded.steps
+	d.spec = &whole
+	return d
+}
 
-// Spec returns the spec the draft was made of.
+// Spec returns the spec, with the steps that its release steps became.
 func (d *Draft) Spec() *spec.Spec { return d.spec }
 
 // Observed is what a survey saw of the world: the only thing Build learns
@@ -36,7 +43,7 @@ type Observed struct {
 // Build makes the plan, or refuses with all problems at once
 // (*backstay.RefusedError).
 func Build(d *Draft, seen Observed) (*Plan, error) {
-	b := builder{spec: d.spec, seen: seen, problems: slices.Clone(seen.Problems)}
+	b := builder{spec: d.spec, expanded: d.expanded, seen: seen, problems: slices.Clone(seen.Problems)}
 	order := b.order()
 	if len(b.problems) > 0 {
 		return nil, b.refuse()
@@ -50,10 +57,16 @@ func Build(d *Draft, seen Observed) (*Plan, error) {
 			hold.NotAuthor = true
 			prepared.Hold = &hold
 		}
-		p.Steps = append(p.Steps, backstay.Step{ID: ds.ID, Seq: i + 1, Stage: ds.Stage, Needs: ds.Needs, Prepared: prepared})
+		if prepared.Gate != nil {
+			prepared.Gate = b.gate(ds, *prepared.Gate)
+		}
+		prepared.Warnings = b.unsaid(ds.ID, prepared.Warnings)
+		p.Steps = append(p.Steps, backstay.Step{ID: ds.ID, Seq: i + 1, Stage: ds.Stage, Needs: ds.Needs, Of: d.expanded.of[ds.ID], Prepared: prepared})
 	}
+	b.mitigates(p)
 	reach := reachability(p.Steps)
 	b.checkOverlaps(p.Steps, reach)
+	b.checkDials(p.Steps)
 	b.freezeBefore(p.Steps)
 	b.findPivot(p, reach)
 	for _, c := range d.spec.Verify {
@@ -66,8 +79,27 @@ func Build(d *Draft, seen Observed) (*Plan, error) {
 	return p, nil
 }
 
+// unsaid leaves out what was warned of at another part of the same step of the
+// spec: a step that became several warns once.
+func (b *builder) unsaid(id string, warnings []string) []string {
+	of := b.expanded.of[id]
+	if of == "" || len(warnings) == 0 {
+		return warnings
+	}
+	if b.warned == nil {
+		b.warned = map[string]bool{}
+	}
+	return slices.DeleteFunc(slices.Clone(warnings), func(w string) bool {
+		said := b.warned[of+": "+w]
+		b.warned[of+": "+w] = true
+		return said
+	})
+}
+
 type builder struct {
+	warned   map[string]bool // by release step and warning
 	spec     *spec.Spec
+	expanded expansion
 	seen     Observed
 	problems []backstay.Problem
 }
@@ -94,12 +126,16 @@ func (b *builder) skeleton() *Plan {
 		Spec: s.Digest, Within: s.Rollback.Within,
 		Bake: Bake{For: s.Bake.For, Every: s.Bake.Every, Failures: s.Bake.Failures},
 	}
+	if r := s.Policy.Require; r != nil && r.Drill != nil {
+		p.Require = &Require{Drill: &RequireDrill{MaxAge: r.Drill.MaxAge, Failed: r.Drill.Failed}}
+	}
 	for _, in := range s.Inputs {
 		p.Inputs = append(p.Inputs, Input{Name: in.Name, Value: in.Value, Source: string(in.Source)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.seen.Artifacts)) {
 		p.Artifacts = append(p.Artifacts, b.seen.Artifacts[name])
 	}
+	p.Releases = b.expanded.releases
 	for _, st := range s.Stages {
 		p.Stages = append(p.Stages, Stage{Name: st.Name, Within: st.Within})
 	}
@@ -112,6 +148,10 @@ func (b *builder) skeleton() *Plan {
 func (b *builder) order() []spec.Step {
 	index := make(map[string]int, len(b.spec.Steps))
 	for i, s := range b.spec.Steps {
+		if _, twice := index[s.ID]; twice {
+			b.problem(s.ID, "rename the other step", "is the name of a step that a release step became")
+			return nil
+		}
 		index[s.ID] = i
 	}
 	done := make([]bool, len(b.spec.Steps))
@@ -177,6 +217,15 @@ func (b *builder) checkOverlaps(steps []backstay.Step, reach []bitset) {
 					"touches %s, which step %q touches at the same time (%s)", v.key, steps[lo].ID, u.key)
 				break
 			}
+		}
+	}
+}
+
+// checkDials refuses moves of a dial that could not be taken back in one.
+func (b *builder) checkDials(steps []backstay.Step) {
+	for _, s := range steps {
+		if s.Dial != "" && (!s.Restorable || len(s.Keys) != 1 || s.Keys[0] != s.Dial) {
+			b.problem(s.ID, "this is a mistake of its step kind", "moves the dial %s, but is not restorable or has other keys", s.Dial)
 		}
 	}
 }
@@ -260,7 +309,7 @@ func (b *builder) findPivot(p *Plan, reach []bitset) {
 		return
 	}
 	for i, s := range p.Steps {
-		if i == pivot || s.Hold != nil {
+		if i == pivot || s.Waits() {
 			continue
 		}
 		after := reach[i].has(pivot)
@@ -289,7 +338,7 @@ func finish(p *Plan) {
 func promise(steps []backstay.Step) Promise {
 	out := Promise{Class: backstay.Exact}
 	for _, s := range steps {
-		if s.Hold != nil {
+		if s.Waits() {
 			continue
 		}
 		if s.Class.Rank() > out.Class.Rank() {
@@ -398,6 +447,9 @@ func (d *Draft) Requests() []Request {
 			ID: s.ID, Kind: s.Kind, Config: s.Config, Line: s.Line, Column: s.Column,
 			Timeout: s.Timeout, UndoTimeout: s.UndoTimeout, Retries: s.Retries,
 		})
+	}
+	for _, g := range d.gateChecks() {
+		out = append(out, Request{ID: gateID(g.Name), Kind: g.Kind, Check: true, Config: g.Config, Line: g.Line, Column: g.Column, Timeout: g.Timeout})
 	}
 	for _, c := range d.spec.Verify {
 		out = append(out, Request{ID: c.ID, Kind: c.Kind, Check: true, Config: c.Config, Line: c.Line, Column: c.Column, Timeout: c.Timeout})

@@ -2,8 +2,9 @@
 // the frozen list of reversible steps that one deployment executes.
 //
 // It owns the plan document, its digest, the order of steps, the point of no
-// return (pivot), the plan's promise, and the plans that take a deployment
-// back (Revert) or restore drifted resources (Restore). Build is pure: the same
+// return (pivot), the plan's promise, what a release step becomes (its
+// strategy), and the plans that take a deployment back (Revert, Gradual) or
+// restore drifted resources (Restore). Build is pure: the same
 // draft and observations give the same bytes. Nothing here reads files, clocks
 // or ledgers; the engine surveys the world and hands in what it saw.
 package plan
@@ -32,7 +33,8 @@ type Plan struct {
 	Inputs      []Input             `json:"inputs,omitempty"`
 	Artifacts   []backstay.Artifact `json:"artifacts,omitempty"`
 	Stages      []Stage             `json:"stages,omitempty"`
-	Steps       []backstay.Step     `json:"steps"` // in an order that satisfies Needs
+	Steps       []backstay.Step     `json:"steps"`              // in an order that satisfies Needs
+	Releases    []Release           `json:"releases,omitempty"` // what release steps became
 	Verify      []Check             `json:"verify,omitempty"`
 	Bake        Bake                `json:"bake"`
 	// Within is the time that rolling everything back may take; zero: no budget.
@@ -40,6 +42,10 @@ type Plan struct {
 	Pivot   string            `json:"pivot,omitempty"`
 	Locks   []backstay.Key    `json:"locks"`
 	Promise Promise           `json:"promise"`
+	// Require is the evidence without which the plan is not run; nil: none.
+	Require *Require `json:"require,omitempty"`
+	// Mitigation says that this is the plan of a mitigation; nil: it is not.
+	Mitigation *Mitigation `json:"mitigation,omitempty"`
 	// Reverts is the deployment that this plan takes back, if it does.
 	Reverts string `json:"reverts,omitempty"`
 }
@@ -70,6 +76,18 @@ type Bake struct {
 	For      backstay.Duration `json:"for,omitzero"`
 	Every    backstay.Duration `json:"every,omitzero"`
 	Failures int               `json:"failures,omitempty"` // consecutive failing rounds that end it
+}
+
+// Require is evidence that must be there before a plan runs.
+type Require struct {
+	Drill *RequireDrill `json:"drill,omitempty"`
+}
+
+// RequireDrill asks for a drill of exactly this plan, not older than MaxAge, of
+// which at most Failed cells failed or hung.
+type RequireDrill struct {
+	MaxAge backstay.Duration `json:"max_age"`
+	Failed int               `json:"failed"`
 }
 
 // Promise is what the plan can promise about being put back: the class of its
@@ -128,6 +146,11 @@ func (p *Plan) Blobs() []string {
 	}
 	for _, s := range p.Steps {
 		all = append(all, s.Blobs...)
+		if s.Gate != nil {
+			for _, c := range s.Gate.Checks {
+				all = append(all, c.Blobs...)
+			}
+		}
 		if s.Reverts != nil {
 			all = append(all, s.Reverts.Target)
 			if s.Reverts.From != "" {

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -62,6 +63,15 @@ func approve(needs ...string) declare {
 	return declare{id: "ok", needs: needs, prep: backstay.Prepared{
 		Kind: "approve", Class: backstay.Exact, Effect: backstay.Idempotent, Hold: &backstay.Hold{Count: 1, Within: backstay.Duration(time.Hour)},
 	}}
+}
+
+// ids lists the steps of a plan.
+func ids(p *plan.Plan) []string {
+	var out []string
+	for _, s := range p.Steps {
+		out = append(out, s.ID)
+	}
+	return out
 }
 
 func build(steps ...declare) (*plan.Plan, error) {
@@ -246,6 +256,46 @@ func TestNothingIrreversibleBesideThePivot(t *testing.T) {
 	}
 	if _, err := build(approve(), run("drop", backstay.Irreversible, "ok"), run("mail", backstay.Irreversible, "drop")); err != nil {
 		t.Errorf("one after the other: %v", err)
+	}
+}
+
+func TestRevertOfADialIsOneMove(t *testing.T) {
+	t.Parallel()
+	const route = backstay.Key("mem:route")
+	at := func(weight string) backstay.Image { return backstay.Image{route: backstay.PartValue(weight)} }
+	steps := []declare{file("conf", "/etc/app/conf", "old")}
+	for i, id := range []string{"one", "ten", "fifty"} {
+		s := file(id, "/etc/app/"+id, "", []string{"conf", "one", "ten"}[i])
+		s.prep.Keys, s.prep.Dial, s.image, s.prep.Want = []backstay.Key{route}, route, at("0"), nil
+		steps = append(steps, s)
+	}
+	old, err := build(steps...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := []plan.Done{
+		{Step: "conf", Before: steps[0].image, After: steps[0].image, Now: steps[0].image},
+		{Step: "one", Before: at("0"), After: at("1"), Now: at("50")},
+		{Step: "ten", Before: at("1"), After: at("10"), Now: at("50")},
+		{Step: "fifty", Before: at("10"), After: at("50"), Now: at("50")},
+	}
+	p, err := plan.Revert(old, "id", "shop#1", done)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Steps) != 2 || p.Steps[0].ID != "revert-fifty" || p.Steps[1].ID != "revert-conf" {
+		t.Fatalf("got steps %v", ids(p))
+	}
+	if r := p.Steps[0].Reverts; r.Target != at("0").Digest() || r.From != at("50").Digest() {
+		t.Errorf("the dial goes from %s to %s, want %s to %s", r.From, r.Target, at("50").Digest(), at("0").Digest())
+	}
+	if needs := p.Steps[1].Needs; !slices.Equal(needs, []string{"revert-fifty"}) {
+		t.Errorf("conf is put back after %v", needs)
+	}
+	// Somebody moved it between the last two: then each move is taken back alone.
+	done[3].Before = at("7")
+	if p, err = plan.Revert(old, "id", "shop#1", done); err != nil || len(p.Steps) != 3 {
+		t.Errorf("with a move of somebody's between: got %v, %v", ids(p), err)
 	}
 }
 

@@ -3,11 +3,13 @@ package plan
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/spec"
 )
 
 // PreviewFormat names the version of the preview's JSON document.
@@ -57,8 +59,18 @@ type UndoTime struct {
 // UndoTime adds up the measured undo times.
 func (v Preview) UndoTime() UndoTime {
 	t := UndoTime{Within: v.Plan.Within}
+	dials := map[backstay.Key]time.Duration{} // all moves of a dial are taken back in one
 	for _, s := range v.Plan.Steps {
-		if s.Hold != nil || !s.HasUndo {
+		if took, ok := v.Undo[s.ID]; ok && s.Dial != "" {
+			dials[s.Dial] = max(dials[s.Dial], took)
+		}
+	}
+	for _, took := range dials {
+		t.Measured += took
+	}
+	for _, s := range v.Plan.Steps {
+		_, covered := dials[s.Dial]
+		if s.Waits() || !s.HasUndo || covered {
 			continue
 		}
 		if took, ok := v.Undo[s.ID]; ok {
@@ -75,7 +87,7 @@ func (v Preview) UndoTime() UndoTime {
 func (v Preview) NoUndo() []backstay.Step {
 	var out []backstay.Step
 	for _, s := range v.Plan.Steps {
-		if s.Hold == nil && !s.HasUndo {
+		if !s.Waits() && !s.HasUndo {
 			out = append(out, s)
 		}
 	}
@@ -190,6 +202,14 @@ func (v Preview) writeHead(t *text) {
 		title += " → " + p.Environment
 	}
 	t.line("%s: %s, %s", title, count(len(p.Steps), "step"), count(len(p.Locks), "resource"))
+	if m := p.Mitigation; m != nil {
+		t.line("mitigation %s: %s", m.Name, m.For)
+		if m.Glass != nil {
+			t.line("BROKEN GLASS until %s: not tried on a part first, not approved: %s", m.Glass.Until.UTC().Format(time.RFC3339), m.Glass.Reason)
+		} else if m.AtOnce != "" {
+			t.line("  at once: %s", m.AtOnce)
+		}
+	}
 	if p.Reverts != "" {
 		t.line("takes back deployment %s", p.Reverts)
 	}
@@ -204,7 +224,7 @@ func (v Preview) writeHead(t *text) {
 func (v Preview) writeSteps(t *text) {
 	t.line("")
 	t.line("Steps, and how each is taken back")
-	stage := ""
+	stage, of := "", ""
 	var rows [][]string
 	flush := func() {
 		t.table(rows)
@@ -216,6 +236,11 @@ func (v Preview) writeSteps(t *text) {
 			stage = s.Stage
 			t.line("  stage %s", orWord(stage, "(none)"))
 		}
+		if s.Of != of {
+			if of = s.Of; of != "" {
+				rows = append(rows, []string{"", of, v.release(of), ""})
+			}
+		}
 		id := s.ID
 		if s.Pivot {
 			id += " (point of no return)"
@@ -223,11 +248,29 @@ func (v Preview) writeSteps(t *text) {
 		rows = append(rows,
 			[]string{fmt.Sprintf("%d", s.Seq), id, s.Summary, ""},
 			[]string{"", "", "undo: " + undoOf(s), v.cost(s)})
-		if s.Hold != nil {
+		if s.Waits() {
 			rows = rows[:len(rows)-1]
 		}
 	}
 	flush()
+}
+
+// release says in one line what a release step does and how it is taken back.
+func (v Preview) release(step string) string {
+	i := slices.IndexFunc(v.Plan.Releases, func(r Release) bool { return r.Step == step })
+	if i < 0 {
+		return ""
+	}
+	r := v.Plan.Releases[i]
+	shares := make([]string, len(r.Through))
+	for i, share := range r.Through {
+		shares[i] = fmt.Sprintf("%d%%", share)
+	}
+	back := "the way back is one move from any share"
+	if r.Strategy == spec.Rolling {
+		back = "the way back goes batch by batch, the newest first"
+	}
+	return fmt.Sprintf("%s of %s on route %s: %s; %s", r.Strategy, r.Service, r.Route, strings.Join(shares, " → "), back)
 }
 
 // undoOf says how a step is taken back and how well.

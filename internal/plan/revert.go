@@ -31,9 +31,10 @@ func Revert(old *Plan, deployment, name string, done []Done) (*Plan, error) {
 	}
 	var problems []backstay.Problem
 	later := newOverlapIndex() // what the steps after this one changed again
+	covered := oneMove(old.Steps, byStep)
 	for _, s := range slices.Backward(old.Steps) {
 		d, applied := byStep[s.ID]
-		if !applied || s.Hold != nil {
+		if !applied || s.Waits() || covered[s.ID] {
 			continue
 		}
 		for _, k := range s.Keys {
@@ -114,6 +115,33 @@ func Restore(old *Plan, deployment, name string, done []Done) (*Plan, error) {
 	return p, nil
 }
 
+// oneMove makes consecutive moves of one dial into one, since they are taken
+// back in one: the last of them goes back to what was there before the first,
+// and the others, which are returned, are covered by it.
+func oneMove(steps []backstay.Step, done map[string]Done) map[string]bool {
+	covered := map[string]bool{}
+	last := -1 // the newest move of the run of moves that is being followed
+	for i, s := range slices.Backward(steps) {
+		d, applied := done[s.ID]
+		switch {
+		case !applied || s.Waits():
+			continue
+		case last < 0 || s.Dial == "" || s.Dial != steps[last].Dial:
+			last = i
+			continue
+		}
+		newest := done[steps[last].ID]
+		if before, then := newest.Before[s.Dial], d.After[s.Dial]; !then.Equal(before) {
+			last = i // somebody else moved it in between
+			continue
+		}
+		covered[s.ID] = true
+		newest.Before = d.Before
+		done[steps[last].ID] = newest
+	}
+	return covered
+}
+
 // changedSince reports whether a key that can be read is neither as the step
 // left it nor as it was before.
 func changedSince(d Done, k backstay.Key) bool {
@@ -155,7 +183,7 @@ func expect(steps []backstay.Step, done map[string]Done) {
 func restoring(s backstay.Step, deployment string, d Done) backstay.Step {
 	r := s
 	r.ID = "revert-" + s.ID
-	r.Pivot, r.Stage, r.Hold = false, "", nil
+	r.Pivot, r.Stage, r.Hold, r.Of = false, "", nil, ""
 	r.Reverts = &backstay.Reverts{Deployment: deployment, Step: s.ID, Effect: s.Effect, Target: d.Before.Digest()}
 	if d.After != nil {
 		r.Reverts.From = d.After.Digest()

@@ -2,8 +2,11 @@ package proc
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,14 +21,9 @@ type cgroup struct {
 }
 
 // newCgroup makes a group below the caller's own; nil where it cannot.
-func newCgroup() *cgroup {
-	own, ok := ownCgroup("/proc/self/mountinfo", "/proc/self/cgroup")
+func newCgroup(limit int) *cgroup {
+	path, ok := makeGroup(unified)
 	if !ok {
-		return nil
-	}
-	sweepCgroups(own, time.Now())
-	path := filepath.Join(own, cgroupPrefix+newRunName())
-	if err := os.Mkdir(path, 0o755); err != nil {
 		return nil
 	}
 	c := &cgroup{path: path}
@@ -39,7 +37,32 @@ func newCgroup() *cgroup {
 		return nil
 	}
 	c.dir = dir
+	_ = limitTasks(path, limit) // not every parent hands the pids controller on
 	return c
+}
+
+// makeGroup makes a group of a fresh name below this process's own in one
+// hierarchy; false where it may not.
+func makeGroup(controller string) (string, bool) {
+	own, ok := ownCgroup("/proc/self/mountinfo", "/proc/self/cgroup", controller)
+	if !ok {
+		return "", false
+	}
+	sweepCgroups(own, time.Now())
+	path := filepath.Join(own, cgroupPrefix+newRunName())
+	return path, os.Mkdir(path, 0o755) == nil
+}
+
+// limitTasks bounds how many processes and threads a group and all below it
+// may have: a fork beyond it fails with EAGAIN. It fails where the group has no
+// pids controller.
+func limitTasks(path string, limit int) error {
+	f, err := os.OpenFile(filepath.Join(path, "pids.max"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(strconv.Itoa(limit))
+	return errors.Join(err, f.Close())
 }
 
 const (
@@ -62,11 +85,18 @@ func sweepCgroups(parent string, now time.Time) {
 	}
 }
 
-// ownCgroup finds the directory of this process's version 2 group.
-func ownCgroup(mountinfo, membership string) (string, bool) {
+// unified names the version 2 hierarchy; others are named by a version 1 controller.
+const unified = ""
+
+// ownCgroup finds the directory of this process's group in one hierarchy.
+func ownCgroup(mountinfo, membership, controller string) (string, bool) {
 	group, ok := "", false
 	_ = eachLine(membership, func(line string) {
-		if g, found := strings.CutPrefix(line, "0::/"); found && !strings.Contains("/"+g+"/", "/../") {
+		// cgroups(7): id:controllers:/path; version 2 is 0::/path
+		id, rest, _ := strings.Cut(line, ":")
+		names, g, _ := strings.Cut(rest, ":/")
+		here := slices.Contains(strings.Split(names, ","), controller) && (id == "0") == (controller == unified)
+		if here && !strings.Contains("/"+g+"/", "/../") {
 			group, ok = g, true
 		}
 	})
@@ -77,8 +107,12 @@ func ownCgroup(mountinfo, membership string) (string, bool) {
 	_ = eachLine(mountinfo, func(line string) {
 		// proc_pid_mountinfo(5): … root mountpoint … - type source options
 		before, after, found := strings.Cut(line, " - ")
-		f := strings.Fields(before)
-		if found && strings.HasPrefix(after, "cgroup2 ") && len(f) > 4 && f[3] == "/" {
+		f, fs := strings.Fields(before), strings.Fields(after)
+		if !found || len(f) < 5 || f[3] != "/" || len(fs) < 3 {
+			return
+		}
+		if fs[0] == "cgroup2" && controller == unified ||
+			fs[0] == "cgroup" && controller != unified && slices.Contains(strings.Split(fs[2], ","), controller) {
 			mount = f[4]
 		}
 	})

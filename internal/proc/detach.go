@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,11 +32,15 @@ func StartDetached(c Command, log *os.File) (*Detached, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := &exec.Cmd{
-		Path: o.Path, Args: c.Argv, Env: text(o.Env), Dir: c.Dir, Stdout: log, Stderr: log,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: c.Credential},
-	}
-	if err := cmd.Start(); err != nil {
+	var cmd *exec.Cmd
+	err = whileBusy(func() error {
+		cmd = &exec.Cmd{
+			Path: o.Path, Args: c.Argv, Env: text(o.Env), Dir: c.Dir, Stdout: log, Stderr: log,
+			SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: c.Credential},
+		}
+		return cmd.Start()
+	})
+	if err != nil {
 		var errno syscall.Errno
 		if errors.As(err, &errno) {
 			err = errno // the rest of the message repeats the path
@@ -54,6 +59,19 @@ func StartDetached(c Command, log *os.File) (*Detached, error) {
 		d.exit = exitOf(cmd.ProcessState)
 	}()
 	return d, nil
+}
+
+// whileBusy starts a program that was written a moment ago. A process that was
+// forked meanwhile may hold it open for writing until its own exec, and till
+// then the kernel refuses to run it (ETXTBSY): that passes at once.
+func whileBusy(start func() error) error {
+	const tries, pause = 100, 10 * time.Millisecond
+	err := start()
+	for n := 1; n < tries && errors.Is(err, syscall.ETXTBSY); n++ {
+		<-time.After(pause)
+		err = start()
+	}
+	return err
 }
 
 // Done is closed when the process has ended and was collected.

@@ -16,6 +16,16 @@
 // killed, until none is left. Where a cgroup v2 tree is writable the run also
 // gets a cgroup of its own, which the kernel kills at once.
 //
+// How many a run may be. A run gets at most MaxTasks processes and threads at
+// once, a fork beyond that fails with EAGAIN, where one of these is so: the
+// version 2 cgroup that Backstay runs in is writable and hands the pids
+// controller on to its children, or that controller has a version 1 tree in
+// which Backstay may make a group. Elsewhere (most users that are not root, and
+// services whose manager does not hand the controller on) nothing of ours
+// bounds it: only what bounds Backstay itself does (the user's RLIMIT_NPROC,
+// TasksMax of the unit). The run is ended whole in either case. Detached runs
+// and detached processes are never bounded.
+//
 // When the process that asked for the run dies, in whatever way, the pipe to
 // the supervisor closes and the supervisor kills the whole run at once. If the
 // supervisor is killed too, its command dies with it (PR_SET_PDEATHSIG), and

@@ -50,6 +50,8 @@ type Command struct {
 	Detached bool
 	// Credential is the user to run as; nil means the caller's.
 	Credential *syscall.Credential
+
+	maxTasks int // MaxTasks where it is 0
 }
 
 // DefaultGrace is the time between SIGTERM and SIGKILL where none is given.
@@ -158,7 +160,10 @@ func (c *Command) order() (order, error) {
 			return order{}, fmt.Errorf("start %s: an argument or variable holds a NUL byte", c.Argv[0])
 		}
 	}
-	o := order{Path: path, Dir: c.Dir, Grace: c.Grace, Detached: c.Detached, Apart: c.Stdout != nil, Credential: c.Credential}
+	o := order{Path: path, Dir: c.Dir, Grace: c.Grace, Detached: c.Detached, Apart: c.Stdout != nil, Credential: c.Credential, MaxTasks: c.maxTasks}
+	if o.MaxTasks <= 0 {
+		o.MaxTasks = MaxTasks
+	}
 	if o.Grace <= 0 {
 		o.Grace = DefaultGrace
 	}

@@ -27,6 +27,7 @@ type order struct {
 	Dir        string              `json:"dir"`
 	Grace      time.Duration       `json:"grace"`
 	Detached   bool                `json:"detached,omitempty"`
+	MaxTasks   int                 `json:"max_tasks"`
 	Apart      bool                `json:"apart,omitempty"` // standard output has a pipe of its own
 	Credential *syscall.Credential `json:"credential,omitempty"`
 }
@@ -106,10 +107,11 @@ func supervise(reports *json.Encoder, control *bufio.Reader) (report, error) {
 	}
 	s := &supervisor{order: o, signals: signals}
 	if !o.Detached {
-		s.cgroup = newCgroup()
-		defer s.cgroup.remove()
+		s.cgroup, s.pids = newCgroup(o.MaxTasks), newPidsGroup(o.MaxTasks)
+		defer func() { s.cgroup.remove(); s.pids.remove() }()
 	}
-	if s.main, err = s.start(); err != nil {
+	s.pids.inside(func() { s.main, err = s.start() })
+	if err != nil {
 		var errno syscall.Errno
 		if errors.As(err, &errno) {
 			return report{StartErrno: int(errno)}, nil
@@ -128,6 +130,7 @@ type supervisor struct {
 	order   order
 	main    int // pid of the command
 	cgroup  *cgroup
+	pids    *pidsGroup
 	signals chan os.Signal
 
 	last     report
@@ -161,12 +164,17 @@ func (s *supervisor) start() (int, error) {
 		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Credential: s.order.Credential},
 	}
 	s.cgroup.use(attr.Sys)
-	pid, err := syscall.ForkExec(s.order.Path, text(s.order.Argv), attr)
+	var pid int
+	start := func() (err error) {
+		pid, err = syscall.ForkExec(s.order.Path, text(s.order.Argv), attr)
+		return err
+	}
+	err = whileBusy(start)
 	if err != nil && s.cgroup != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.EACCES) {
 		// Not every kernel and policy lets a process be born into a cgroup.
 		s.cgroup.remove()
 		s.cgroup, attr.Sys.UseCgroupFD = nil, false
-		pid, err = syscall.ForkExec(s.order.Path, text(s.order.Argv), attr)
+		err = whileBusy(start)
 	}
 	_ = unix.Close(fdOutput)
 	if s.order.Apart {

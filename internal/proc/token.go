@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -103,32 +101,4 @@ func lookupEnv(block []byte, name string) (string, bool) {
 		block = rest
 	}
 	return "", false
-}
-
-// RefuseVariable says why a name may not be declared as a variable for
-// commands: it is none, it is Backstay's own, or it makes every program load
-// other code before its first line. Both texts are empty where it may.
-func RefuseVariable(name string) (why, hint string) {
-	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
-	switch {
-	case name == "" || strings.Trim(name, letters+"0123456789") != "" || !strings.Contains(letters, name[:1]):
-		return fmt.Sprintf("%q is not a name for a variable", name), "letters, digits and _, no digit first"
-	case strings.HasPrefix(name, EnvPrefix):
-		return "names that begin with " + EnvPrefix + " are Backstay's own", "rename the variable"
-	case strings.HasPrefix(name, "LD_"), name == "BASH_ENV", name == "ENV", name == "GCONV_PATH":
-		return name + " makes every program of the step load other code", "set it inside a script, for the one program that needs it"
-	}
-	return "", ""
-}
-
-// RefuseValue says why a variable may not have a value; empty where it may. A
-// relative entry in PATH would look for programs in whatever directory is current.
-func RefuseValue(name, value string) string {
-	if strings.ContainsRune(value, 0) {
-		return "holds a NUL byte"
-	}
-	if name == "PATH" && slices.ContainsFunc(filepath.SplitList(value), func(e string) bool { return !filepath.IsAbs(e) }) {
-		return "has an entry that is not absolute"
-	}
-	return ""
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/backstay-dev/backstay"
@@ -26,6 +27,7 @@ type builder struct {
 	blobs  backstay.Blobs
 	steps  map[string]*stepBuilder
 	order  []*stepBuilder
+	said   map[string]said // by check: what it said last
 
 	turned     time.Time     // when the present rollback began
 	undoing    time.Duration // of rollbacks that ended
@@ -33,6 +35,11 @@ type builder struct {
 	applied    time.Time // the last outcome: verification begins there
 	committed  time.Time
 	failedFrom time.Time // when what failed first had begun
+	contained  time.Time // the first turn or hold after the failure, or when the last dial was moved back
+	touched    time.Time // the first intent that touched something
+	waited     time.Duration
+	busy       busy
+	people     people
 }
 
 // stepBuilder is a step with its images.
@@ -41,13 +48,14 @@ type stepBuilder struct {
 	before, after *backstay.ImageRef
 	touched       bool
 	hold          bool
+	dial          bool
 }
 
 func newBuilder(r *Report, p *plan.Plan, blobs backstay.Blobs) *builder {
 	b := &builder{report: r, blobs: blobs, steps: make(map[string]*stepBuilder, len(p.Steps))}
 	for _, s := range p.Steps {
-		sb := &stepBuilder{hold: s.Hold != nil, Step: Step{
-			ID: s.ID, Seq: s.Seq, Kind: s.Kind, Stage: s.Stage, Summary: s.Summary, Class: s.Class, Keys: s.Keys, Result: notBegun,
+		sb := &stepBuilder{hold: s.Hold != nil, dial: s.Dial != "", Step: Step{
+			ID: s.ID, Wait: s.Hold != nil, Seq: s.Seq, Kind: s.Kind, Stage: s.Stage, Summary: s.Summary, Class: s.Class, Keys: s.Keys, Result: notBegun,
 		}}
 		b.steps[s.ID] = sb
 		b.order = append(b.order, sb)
@@ -68,6 +76,7 @@ func (b *builder) step(id string) *stepBuilder {
 
 // take reads one entry.
 func (b *builder) take(e backstay.Entry) error {
+	b.busy.entry(e)
 	switch e.Kind {
 	case backstay.EntryPlanned:
 		return read(e, b.planned)
@@ -80,10 +89,7 @@ func (b *builder) take(e backstay.Entry) error {
 	case backstay.EntryObserved:
 		return read(e, b.observed)
 	case backstay.EntryUndoIntent:
-		s := b.step(e.Step)
-		s.Undo = &Undo{Result: begun, Began: e.At}
-		b.event(e, "undo", "undo of %s begins", e.Step)
-		return nil
+		return read(e, b.undoIntent)
 	case backstay.EntryCompensation:
 		return read(e, b.compensation)
 	case backstay.EntryVerdict:
@@ -93,7 +99,7 @@ func (b *builder) take(e backstay.Entry) error {
 	case backstay.EntrySettled:
 		return read(e, func(e backstay.Entry, body backstay.SettledBody) {
 			if body.OK {
-				b.event(e, "", "let go of what %s kept for its undo", e.Step)
+				b.event(e, "", "let go of what %s kept for its undo%s", e.Step, because(strings.Join(strings.Split(strings.TrimSpace(body.Output), "\n"), "; ")))
 			} else {
 				b.event(e, "bad", "could not let go of what %s kept: %s", e.Step, body.Error)
 			}
@@ -105,6 +111,8 @@ func (b *builder) take(e backstay.Entry) error {
 		})
 	case backstay.EntryNote, backstay.EntryLockBroken:
 		return read(e, func(e backstay.Entry, body backstay.NoteBody) { b.event(e, "", "%s: %s", e.Kind, body.Text) })
+	case backstay.EntryDrill, backstay.EntryFlag, backstay.EntryMitigation:
+		return nil // of no deployment
 	case backstay.EntryRefused:
 		return read(e, func(e backstay.Entry, body backstay.RefusedBody) {
 			b.event(e, "bad", "refused: %s%s", body.What, because(body.Error))
@@ -141,12 +149,17 @@ func (b *builder) event(e backstay.Entry, weight, format string, args ...any) {
 func (b *builder) planned(e backstay.Entry, body backstay.PlannedBody) {
 	r := b.report
 	r.State, r.Started, r.Reason, r.Tool = backstay.Planned, e.At, body.Reason, body.Tool
+	r.Phases = []Phase{{backstay.Planned, e.At}}
+	b.people.did(r.Author, "started it")
 	b.event(e, "", "planned%s", because(body.Reason))
 }
 
 func (b *builder) transition(e backstay.Entry, body backstay.TransitionBody) {
 	r := b.report
-	r.State = body.To
+	if n := len(r.Phases); n > 0 && r.Phases[n-1].State == backstay.Holding {
+		b.waited += e.At.Sub(r.Phases[n-1].From)
+	}
+	r.State, r.Phases = body.To, append(r.Phases, Phase{body.To, e.At})
 	weight := ""
 	switch body.To {
 	case backstay.RollingBack:
@@ -170,6 +183,9 @@ func (b *builder) transition(e backstay.Entry, body backstay.TransitionBody) {
 		weight = "bad"
 	case backstay.Planned, backstay.Approved, backstay.Running, backstay.Holding, backstay.Closed:
 	}
+	if r.Failure != nil && b.contained.IsZero() && (body.To == backstay.RollingBack || body.To == backstay.Held) {
+		b.contained = e.At
+	}
 	r.Ended = time.Time{}
 	if body.To.Settled() {
 		r.Ended = e.At
@@ -190,9 +206,7 @@ func (b *builder) fail(f Failure, from time.Time) {
 	if b.report.Failure != nil {
 		return
 	}
-	if f.Class != "" {
-		f.Word = backstay.Treatments()[f.Class].UserWord
-	}
+	f.Word, f.Leads = wordOf(f.Cause, f.Class)
 	b.report.Failure, b.failedFrom = &f, from
 }
 
@@ -206,6 +220,9 @@ func (b *builder) intent(e backstay.Entry, body backstay.IntentBody) {
 	if body.Before.Digest == "" || s.hold {
 		b.event(e, "", "%s waits for approval", e.Step)
 		return
+	}
+	if b.touched.IsZero() {
+		b.touched = e.At
 	}
 	b.event(e, "", "%s begins", e.Step)
 }
@@ -224,6 +241,9 @@ func (b *builder) outcome(e backstay.Entry, body backstay.OutcomeBody) {
 		return
 	}
 	s.Result = failed
+	b.failedAct(FailedAct{
+		Step: e.Step, Act: "do", Attempt: e.Attempt, Tries: body.Tries, Class: body.Class, Cause: body.Cause, Error: body.Error, At: e.At,
+	})
 	b.event(e, "bad", "%s failed%s", e.Step, because(body.Error))
 	b.fail(Failure{
 		Step: e.Step, Cause: body.Cause, Class: body.Class, Reason: body.Error, Hint: body.Hint, Output: body.Output, At: e.At,
@@ -240,9 +260,22 @@ func (b *builder) observed(e backstay.Entry, body backstay.ObservedBody) {
 		s.Result, s.after = done, body.Now
 	case backstay.Partial, backstay.Unknown:
 		s.Result, s.Error, s.after = failed, body.Reason, body.Now
+		b.failedAct(FailedAct{Step: e.Step, Act: "do", Attempt: e.Attempt, Cause: backstay.CauseCrashed, Error: body.Reason, At: e.At})
 		b.fail(Failure{Step: e.Step, Cause: backstay.CauseCrashed, Reason: body.Reason, At: e.At}, s.Began)
 	}
 	b.event(e, "", "recovery found %s %s%s", e.Step, body.Finding, because(body.Reason))
+}
+
+// undoIntent opens the undo of a step, and of those that the same act covers.
+func (b *builder) undoIntent(e backstay.Entry, body backstay.UndoIntentBody) {
+	for _, id := range append([]string{e.Step}, body.Covers...) {
+		b.step(id).Undo = &Undo{Result: begun, Began: e.At}
+	}
+	also := ""
+	if len(body.Covers) > 0 {
+		also = " (one move, also of " + strings.Join(body.Covers, ", ") + ")"
+	}
+	b.event(e, "undo", "undo of %s begins%s", e.Step, also)
 }
 
 func (b *builder) compensation(e backstay.Entry, body backstay.CompensationBody) {
@@ -251,43 +284,35 @@ func (b *builder) compensation(e backstay.Entry, body backstay.CompensationBody)
 		s.Undo = &Undo{}
 	}
 	u := s.Undo
-	u.Result, u.Ended, u.Cause, u.Error, u.Output = body.Result, e.At, body.Cause, body.Error, body.Output
+	u.Result, u.Ended, u.Cause, u.Error, u.Output, u.With = body.Result, e.At, body.Cause, body.Error, body.Output, body.With
 	if took := body.Duration; took > 0 {
 		u.Took = &took
 	}
 	weight := "undo"
 	if body.Result == failed {
 		weight = "bad"
+		b.failedAct(FailedAct{Step: e.Step, Act: "undo", Class: body.Class, Cause: body.Cause, Error: body.Error, At: e.At})
 	}
-	b.event(e, weight, "undo of %s: %s%s", e.Step, body.Result, because(body.Error))
-}
-
-func (b *builder) verdict(e backstay.Entry, body backstay.VerdictBody) {
-	b.report.Verdicts = append(b.report.Verdicts, Verdict{
-		Phase: body.Phase, Check: body.Check, Verdict: body.Verdict, Reason: body.Reason, Samples: body.Samples,
-		Took: backstay.Duration(body.Duration), At: e.At,
-	})
-	weight := map[backstay.Verdict]string{backstay.Pass: "good", backstay.Fail: "bad", backstay.Undecided: ""}[body.Verdict]
-	what := body.Phase
-	if body.Check != body.Phase {
-		what += " " + body.Check
+	with := ""
+	if body.With != "" {
+		with = " with " + body.With
 	}
-	b.event(e, weight, "%s: %s%s", what, body.Verdict, because(body.Reason))
-	if body.Check != body.Phase || body.Verdict != backstay.Fail {
-		return
+	b.event(e, weight, "undo of %s: %s%s%s", e.Step, body.Result, with, because(body.Error))
+	if s.dial && body.Result != failed {
+		b.contained = e.At // users are back where they were
+		moved, err := time.Parse(time.RFC3339Nano, body.Slots["moved"])
+		if err == nil && !moved.After(e.At) && !moved.Before(u.Began) {
+			b.contained = moved // and the act went on to wait for what was still answered
+		}
 	}
-	cause, from := backstay.CauseVerifyFailed, b.applied
-	if body.Phase == "bake" {
-		cause, from = backstay.CauseBakeFailed, b.committed
-	}
-	b.fail(Failure{Check: body.Phase, Cause: cause, Reason: body.Reason, At: e.At}, from)
 }
 
 func (b *builder) signal(e backstay.Entry, body backstay.SignalBody) {
-	s := Signal{Signal: body.Signal, Step: body.Step, Reason: body.Reason, Accepted: body.Accepted, Why: body.Why, At: e.At}
+	s := Signal{Signal: body.Signal, Step: body.Step, Reason: body.Reason, Accepted: body.Accepted, Why: body.Why, Alarm: body.Alarm, At: e.At}
 	if e.Actor != nil {
 		s.Actor = *e.Actor
 	}
+	b.people.did(s.Actor, s.what())
 	if body.Signal == "approve" {
 		b.report.Approvals = append(b.report.Approvals, s)
 	} else {
@@ -298,8 +323,8 @@ func (b *builder) signal(e backstay.Entry, body backstay.SignalBody) {
 		return
 	}
 	b.event(e, "", "%s by %s%s", body.Signal, s.Actor, because(body.Reason))
-	if body.Signal == "abort" {
-		b.fail(Failure{Cause: backstay.CauseAborted, Reason: body.Reason, At: e.At}, time.Time{})
+	if cause := body.Turns(); cause != "" {
+		b.fail(Failure{Cause: cause, Reason: body.Reason, At: e.At}, time.Time{})
 	}
 }
 
@@ -310,21 +335,76 @@ func (b *builder) finish() error {
 		if err := b.changes(s); err != nil {
 			return err
 		}
-		r.Steps = append(r.Steps, s.Step)
+		r.Steps, r.Flags = append(r.Steps, s.Step), append(r.Flags, flagMoves(s.Step)...)
 	}
-	if r.Ended.IsZero() {
-		// Under way: a total would be out of date when it is read.
-	} else {
+	b.times()
+	r.Magnitude.Residue, r.Magnitude.Kept = sizeOf(r.Residue), sizeOf(r.Kept)
+	r.People = b.people.all
+	return nil
+}
+
+// wordOf is the user's word for why a deployment turned around, and what it leads to;
+// "" where somebody asked for it, or nothing tells.
+func wordOf(cause backstay.Cause, class backstay.ErrorClass) (string, []backstay.Lead) {
+	word, leads := backstay.Told(class, cause)
+	if word == backstay.NotTold {
+		return "", nil
+	}
+	return string(word), leads
+}
+
+// failedAct keeps an act that failed, with the user's word for its class.
+func (b *builder) failedAct(f FailedAct) {
+	word, _ := backstay.Told(f.Class, f.Cause)
+	f.Word = string(word)
+	r := b.report
+	r.Failed = append(r.Failed, f)
+	if r.Words == nil {
+		r.Words = map[string]int{}
+	}
+	r.Words[f.Word]++
+}
+
+// times computes the figures of Times.
+func (b *builder) times() {
+	r := b.report
+	if !r.Ended.IsZero() { // under way, a total would be out of date when it is read
 		r.Times.Total = span(r.Started, r.Ended)
 	}
-	if r.Failure != nil && !b.failedFrom.IsZero() {
-		r.Times.Detect = span(b.failedFrom, r.Failure.At)
+	if r.Failure != nil {
+		if !b.failedFrom.IsZero() {
+			r.Times.Detect = span(b.failedFrom, r.Failure.At)
+		}
+		if !b.exposed() {
+			r.Times.Contain = span(r.Failure.At, b.contained)
+		}
 	}
 	if b.undone && b.turned.IsZero() && b.undoing >= 0 {
 		undo := backstay.Duration(b.undoing)
 		r.Times.Undo = &undo
 	}
-	return nil
+	if r.State == backstay.RolledBack {
+		r.Times.Exposed = span(b.touched, r.Ended)
+	}
+	if b.waited > 0 {
+		waited := backstay.Duration(b.waited)
+		r.Times.Waited = &waited
+	}
+	if r.Gaps = b.busy.gaps(r.Started, r.Ended); len(r.Gaps) > 0 {
+		var sum backstay.Duration
+		for _, g := range r.Gaps {
+			sum += g.Took
+		}
+		r.Times.Unaccounted = &sum
+	}
+}
+
+// exposed reports whether a dial that was moved was not moved back: then users
+// are where the deployment had sent them.
+func (b *builder) exposed() bool {
+	return slices.ContainsFunc(b.order, func(s *stepBuilder) bool {
+		return s.dial && s.touched && (s.Undo == nil || s.Undo.Result == begun || s.Undo.Result == failed)
+	})
 }
 
 // span is the time between two entries; nil where it cannot be told.
@@ -349,7 +429,9 @@ func (b *builder) changes(s *stepBuilder) error {
 	if err != nil {
 		return err
 	}
-	s.Changes, s.More = compare(before, after)
+	var size Magnitude
+	s.Changes, s.More, size = compare(before, after)
+	b.report.Magnitude.Changed.add(size)
 	return nil
 }
 

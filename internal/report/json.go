@@ -2,7 +2,6 @@ package report
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"unicode"
@@ -11,10 +10,11 @@ import (
 // WriteJSON writes the report as indented JSON. Characters that could drive a
 // terminal or turn text around are escaped, so that it can be looked at.
 func (r *Report) WriteJSON(w io.Writer) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode report: %w", err)
-	}
+	return writeJSON(r, w)
+}
+
+// writeShown writes JSON with what could drive a terminal escaped.
+func writeShown(data []byte, w io.Writer) error {
 	var out bytes.Buffer
 	for _, c := range string(data) {
 		switch {
@@ -29,6 +29,6 @@ func (r *Report) WriteJSON(w io.Writer) error {
 		}
 	}
 	out.WriteByte('\n')
-	_, err = w.Write(out.Bytes())
+	_, err := w.Write(out.Bytes())
 	return err
 }

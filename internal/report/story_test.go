@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,6 +26,8 @@ type story struct {
 	blobs   map[string][]byte
 	at      time.Time
 	signed  int64
+	others  []*story      // of the same ledger
+	drills  []ledger.Leaf // drills, in their order
 }
 
 var _ report.Source = (*story)(nil)
@@ -35,8 +39,45 @@ func (s *story) Deployment(_ context.Context, id string) (ledger.Deployment, err
 	return s.dep, nil
 }
 
-func (s *story) Entries(context.Context, string, int64) ([]backstay.Entry, error) {
-	return s.entries, nil
+func (s *story) Entries(_ context.Context, id string, _ int64) ([]backstay.Entry, error) {
+	for _, o := range append(s.others, s) {
+		if o.dep.ID == id {
+			return o.entries, nil
+		}
+	}
+	return nil, ledger.ErrNotFound
+}
+
+func (s *story) List(_ context.Context, f ledger.Filter) ([]ledger.Deployment, error) {
+	var all []ledger.Deployment
+	for _, o := range append([]*story{s}, s.others...) {
+		if o.dep.Release == f.Release && (len(f.States) == 0 || slices.Contains(f.States, o.dep.State)) {
+			all = append(all, o.dep)
+		}
+	}
+	slices.SortFunc(all, func(a, b ledger.Deployment) int { return int(b.Number - a.Number) })
+	return all, nil
+}
+
+func (s *story) Walk(_ context.Context, q ledger.Query, f func(ledger.Leaf) error) error {
+	for _, l := range s.drills {
+		if q.Kind == "" || q.Kind == l.Entry.Kind {
+			if err := f(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// drilled records a drill of a plan so long before the story begins.
+func (s *story) drilled(plan string, before, good time.Duration) {
+	began := s.entries[0].At
+	s.drills = append(s.drills, ledger.Leaf{Entry: backstay.Entry{V: 1, Kind: backstay.EntryDrill, At: began.Add(-before), Body: backstay.Canonical(backstay.DrillBody{
+		ID: "d-7", Release: "shop", Plan: plan, Depth: 1, Blind: 2, Expires: began.Add(-before + good), Report: oldSum,
+		Undo:    map[string]backstay.Duration{"conf": backstay.Duration(40 * time.Millisecond)},
+		Tallies: []backstay.DrillTally{{Level: "D1", Cells: 120, Restored: 118, HeldExact: 2}, {Level: "D2", Cells: 40, Restored: 30, RestoredModulo: 4, NotRun: 6}},
+	})}})
 }
 
 func (s *story) Plan(context.Context, string) ([]byte, error) { return s.plan.Encode(), nil }
@@ -94,7 +135,7 @@ func newStory(steps ...backstay.Step) *story {
 	s := &story{
 		plan: p, blobs: map[string][]byte{}, at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		dep: ledger.Deployment{
-			ID: "0198c0de-2222-7000-8000-000000000002", Name: "shop#12", Release: "shop", Version: "2.4.0", Environment: "production",
+			ID: "0198c0de-2222-7000-8000-000000000002", Name: "shop#12", Number: 12, Release: "shop", Version: "2.4.0", Environment: "production",
 			PlanDigest: p.Digest(), Author: ann(),
 		},
 	}
@@ -229,6 +270,79 @@ func held() *story {
 		Kept: []backstay.Residue{{Key: "file:/srv", Part: "theirs", Before: file("0644", 5, oldSum), Current: file("0600", 5, oldSum), Cause: backstay.CauseDrift, Detail: "changed by somebody else; kept"}},
 	})
 	s.dep.State = backstay.Held
+	return s
+}
+
+// proven: approved, verified, baked; drilled before, and with an earlier
+// deployment that is replaced.
+func proven() *story {
+	ask := backstay.Step{ID: "ask", Prepared: backstay.Prepared{Kind: "approve", Summary: "approval of sre", Hold: &backstay.Hold{Count: 1}}}
+	s := newStory(step("conf", "file", "write /etc/shop/shop.conf", conf), step("web", "service", "start 2 instances of web", "service:web"), ask, step("mail", "run", "tell customers", "run:mail"))
+	s.plan.Owner, s.plan.Verify, s.plan.Within = "team-shop", []plan.Check{{ID: "healthz"}}, backstay.Duration(time.Minute)
+	s.plan.Bake = plan.Bake{For: backstay.Duration(30 * time.Minute), Every: backstay.Duration(5 * time.Second)}
+	s.dep.PlanDigest = s.plan.Digest()
+	s.drilled(s.dep.PlanDigest, 48*time.Hour, 14*24*time.Hour)
+	s.others = []*story{earlier(11, "2.3.9", backstay.Proven)}
+	state := func(v string) backstay.ImageRef { return s.ref(backstay.Image{"service:web": backstay.PartValue(v)}) }
+	s.acts("conf", 30*time.Millisecond, s.ref(backstay.Image{conf: parts("", file("0644", 1234, oldSum))}), s.ref(backstay.Image{conf: parts("", file("0644", 1300, newSum))}))
+	s.acts("web", 4*time.Second, state("old"), state("new"))
+	s.add(time.Millisecond, backstay.EntryIntent, "ask", backstay.IntentBody{})
+	s.move(0, "hold", backstay.Running, backstay.Holding)
+	s.add(7*time.Minute, backstay.EntrySignal, "ask", backstay.SignalBody{ID: "1", Signal: "approve", Step: "ask", Accepted: true, Reason: "looks good"})
+	s.entries[len(s.entries)-1].Actor = &backstay.Actor{UID: 1001, Name: "bob", Host: "web2"}
+	s.add(0, backstay.EntryOutcome, "ask", backstay.OutcomeBody{OK: true, Note: "approved", Duration: backstay.Duration(7 * time.Minute)})
+	s.move(0, "resume", backstay.Holding, backstay.Running)
+	s.acts("mail", 800*time.Millisecond, backstay.ImageRef{Digest: "x"}, backstay.ImageRef{Digest: "y"})
+	s.add(120*time.Millisecond, backstay.EntryVerdict, "", backstay.VerdictBody{Check: "healthz", Phase: "verify", CheckResult: backstay.CheckResult{Verdict: backstay.Pass, Reason: "HTTP 200", Samples: 2, Duration: 9 * time.Millisecond}})
+	s.add(0, backstay.EntryVerdict, "", backstay.VerdictBody{Check: "verify", Phase: "verify", CheckResult: backstay.CheckResult{Verdict: backstay.Pass, Reason: "every key reads as its step left it", Samples: 1}})
+	s.move(0, "commit", backstay.Running, backstay.Committed)
+	s.add(30*time.Minute, backstay.EntryVerdict, "", backstay.VerdictBody{Check: "bake", Phase: "bake", CheckResult: backstay.CheckResult{Verdict: backstay.Pass, Reason: "360 rounds over 30m0s", Samples: 360}})
+	s.move(time.Millisecond, "prove", backstay.Committed, backstay.Proven)
+	s.dep.State, s.signed = backstay.Proven, 120
+	return s
+}
+
+// earlier is a deployment of the same release that ended so.
+func earlier(number int64, version string, end backstay.State) *story {
+	o := newStory(step("web", "service", "start 2 instances of web", "service:web"))
+	o.dep.ID, o.dep.Name, o.dep.Number, o.dep.Version, o.dep.State = fmt.Sprintf("earlier-%d", number), fmt.Sprintf("shop#%d", number), number, version, end
+	if end == backstay.RolledBack {
+		o.add(time.Second, backstay.EntryVerdict, "", backstay.VerdictBody{Check: "verify", Phase: "verify", CheckResult: backstay.CheckResult{Verdict: backstay.Fail, Reason: "healthz: HTTP 503 (fail)"}})
+		o.add(0, backstay.EntryTransition, "", backstay.TransitionBody{From: backstay.Running, Event: "fail", To: backstay.RollingBack, Cause: backstay.CauseVerifyFailed})
+		o.move(time.Second, "undone", backstay.RollingBack, backstay.RolledBack)
+		return o
+	}
+	o.acts("web", time.Second, o.ref(backstay.Image{}), o.ref(backstay.Image{}))
+	o.move(time.Second, "commit", backstay.Running, backstay.Committed)
+	o.move(time.Second, "prove", backstay.Committed, backstay.Proven)
+	return o
+}
+
+// failed: the checks do not pass, not for the first time; a node died on the
+// way, an abort came too late, an undo cannot be read back.
+func failed() *story {
+	cache := backstay.Key("run:shop/cache")
+	warm := step("cache", "run", "warm the cache", cache)
+	warm.Class, warm.Effect, warm.HasUndo = backstay.Compensated, backstay.AtMostOnce, true
+	s := newStory(step("conf", "file", "write /etc/shop/shop.conf", conf), warm)
+	s.plan.Owner, s.plan.Verify, s.plan.Within = "team-shop", []plan.Check{{ID: "healthz"}}, backstay.Duration(time.Second)
+	s.dep.PlanDigest = s.plan.Digest()
+	s.drilled(s.dep.PlanDigest, 20*24*time.Hour, 14*24*time.Hour)
+	s.others = []*story{earlier(11, "2.3.9", backstay.Proven), earlier(10, "2.3.8", backstay.RolledBack)}
+	opaque := s.ref(backstay.Image{cache: {Opaque: true}})
+	s.acts("conf", 30*time.Millisecond, s.ref(backstay.Image{conf: parts("", file("0644", 1234, oldSum))}), s.ref(backstay.Image{conf: parts("", file("0644", 1300, newSum))}))
+	s.add(40*time.Second, backstay.EntryTakeover, "", backstay.TakeoverBody{Node: "n2", PID: 9, Previous: "n1", Reason: "its lease ran out"})
+	s.acts("cache", 900*time.Millisecond, opaque, opaque)
+	s.add(30*time.Second, backstay.EntryVerdict, "", backstay.VerdictBody{Check: "healthz", Phase: "verify", CheckResult: backstay.CheckResult{Verdict: backstay.Fail, Reason: "HTTP 503", Samples: 31}})
+	s.add(0, backstay.EntryVerdict, "", backstay.VerdictBody{Check: "verify", Phase: "verify", CheckResult: backstay.CheckResult{Verdict: backstay.Fail, Reason: "healthz: HTTP 503 (fail)", Samples: 1}})
+	s.add(time.Millisecond, backstay.EntryTransition, "", backstay.TransitionBody{From: backstay.Running, Event: "fail", To: backstay.RollingBack, Cause: backstay.CauseVerifyFailed, Reason: "healthz: HTTP 503 (fail)"})
+	s.add(time.Second, backstay.EntrySignal, "", backstay.SignalBody{ID: "2", Signal: "abort", Why: "the deployment is rolling_back; there is nothing to abort"})
+	s.add(time.Millisecond, backstay.EntryUndoIntent, "cache", backstay.UndoIntentBody{})
+	s.add(2*time.Second, backstay.EntryCompensation, "cache", backstay.CompensationBody{Result: "compensated", Duration: backstay.Duration(2 * time.Second)})
+	s.add(time.Millisecond, backstay.EntryUndoIntent, "conf", backstay.UndoIntentBody{})
+	s.add(50*time.Millisecond, backstay.EntryCompensation, "conf", backstay.CompensationBody{Result: "restored", Duration: backstay.Duration(48 * time.Millisecond)})
+	s.move(10*time.Millisecond, "undone", backstay.RollingBack, backstay.RolledBack)
+	s.dep.State = backstay.RolledBack
 	return s
 }
 

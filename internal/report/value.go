@@ -32,8 +32,9 @@ type Change struct {
 	After  string       `json:"after"`
 }
 
-// compare lists the parts that differ, and how many more there are than it lists.
-func compare(before, after backstay.Image) (changes []Change, more int) {
+// compare lists the parts that differ, how many more there are than it lists,
+// and how much all of them are.
+func compare(before, after backstay.Image) (changes []Change, more int, size Magnitude) {
 	keys := map[backstay.Key]bool{}
 	for k := range before {
 		keys[k] = true
@@ -51,10 +52,12 @@ func compare(before, after backstay.Image) (changes []Change, more int) {
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
 		b, a := before[k], after[k]
 		if b.Opaque || a.Opaque {
+			size.Unknown++
 			add(Change{Key: k, Change: "unreadable", Before: "not readable", After: "not readable"})
 			continue
 		}
 		if why := b.Unreadable + a.Unreadable; why != "" {
+			size.Unknown++
 			add(Change{Key: k, Change: "unreadable", Before: "unknown", After: "unknown: " + why})
 			continue
 		}
@@ -65,11 +68,14 @@ func compare(before, after backstay.Image) (changes []Change, more int) {
 		for p := range a.Parts {
 			parts[p] = true
 		}
+		differs := false
 		for _, p := range slices.Sorted(maps.Keys(parts)) {
 			was, is := b.Parts[p], a.Parts[p]
 			if bytes.Equal(was, is) {
 				continue
 			}
+			differs = true
+			size.part(was, is)
 			c := Change{Key: k, Part: p, Change: "changed"}
 			switch {
 			case was == nil:
@@ -80,8 +86,11 @@ func compare(before, after backstay.Image) (changes []Change, more int) {
 			c.Before, c.After = Difference(was, is)
 			add(c)
 		}
+		if differs {
+			size.Keys++
+		}
 	}
-	return changes, more
+	return changes, more, size
 }
 
 // Value is a part's value as people read it: "file 0644 1.2 kB

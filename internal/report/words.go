@@ -2,6 +2,8 @@ package report
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +40,23 @@ func (r *Report) headline() string {
 	return "is in a state that this version does not know: " + string(r.State)
 }
 
+// tone is the colour of the end.
+func (r *Report) tone() string {
+	switch r.State {
+	case backstay.Proven, backstay.Committed:
+		return "good"
+	case backstay.Held, backstay.Closed, backstay.Refused, backstay.RollingBack:
+		return "bad"
+	case backstay.RolledBack:
+		return "undo"
+	case backstay.Planned, backstay.Approved, backstay.Running, backstay.Holding:
+	}
+	return "plain"
+}
+
+// stateWords is a state as a word of people.
+func stateWords(s backstay.State) string { return strings.ReplaceAll(string(s), "_", " ") }
+
 // clock is the time line of a report: started, ended, total.
 func (r *Report) clock() string {
 	s := "started " + stamp(r.Started)
@@ -67,6 +86,8 @@ func (f *Failure) what() string {
 		who = f.Check
 	case f.Cause == backstay.CauseAborted:
 		who = "abort"
+	case f.Cause == backstay.CauseSignalled:
+		who = "a report from outside"
 	}
 	labels := []string{}
 	if f.Cause != "" {
@@ -79,6 +100,30 @@ func (f *Failure) what() string {
 		who += " (" + strings.Join(labels, ", ") + ")"
 	}
 	return who
+}
+
+// leadWords are what a failure leads to, in order.
+func leadWords(leads []backstay.Lead) string {
+	words := make([]string, 0, len(leads))
+	for _, l := range leads {
+		words = append(words, string(l))
+	}
+	return strings.Join(words, ", then ")
+}
+
+// short is what failed, for a picture.
+func (f *Failure) short() string {
+	switch {
+	case f.Step != "":
+		return f.Step + " failed"
+	case f.Check != "":
+		return f.Check + " failed"
+	case f.Cause == backstay.CauseAborted:
+		return "aborted"
+	case f.Cause == backstay.CauseSignalled:
+		return "reported bad"
+	}
+	return "failed"
 }
 
 // times says how long noticing and undoing took.
@@ -115,6 +160,9 @@ func (s Step) ended() string {
 	}
 	if s.Undo != nil {
 		out += "; undo: " + s.Undo.Result
+		if s.Undo.With != "" {
+			out += " with " + s.Undo.With
+		}
 		if s.Undo.Took != nil {
 			out += " in " + took(s.Undo.Took)
 		}
@@ -132,6 +180,25 @@ func place(key backstay.Key, part string) string {
 
 func (c Change) place() string { return place(c.Key, c.Part) }
 
+// what is what the signal's sender did.
+func (s Signal) what() string {
+	did := map[string]string{
+		"approve": "approved", "abort": "asked to take it back", "pause": "paused it", "resume": "resumed it",
+		"promote": "ended the bake early", "retry": "asked to undo the residue again", "close": "signed for the residue",
+		"fail": "reported that it is bad", "resolved": "reported that it is over",
+	}[s.Signal]
+	if did == "" {
+		did = "asked for " + s.Signal
+	}
+	if s.Step != "" {
+		did += " (step " + s.Step + ")"
+	}
+	if !s.Accepted {
+		did += ", refused: " + s.Why
+	}
+	return did
+}
+
 func (s Signal) words() string {
 	out := s.Signal
 	if s.Step != "" {
@@ -145,6 +212,29 @@ func (s Signal) words() string {
 		out += ", refused: " + s.Why
 	}
 	return out + because(s.Reason)
+}
+
+// alerts are the rows of a table about what was reported.
+func (s Signal) alerts() [][]string {
+	if s.Alarm == nil {
+		return nil
+	}
+	by := orNone(s.Alarm.Source, "not told")
+	if s.Alarm.Key != "" {
+		by += ", by " + s.Alarm.Key
+	}
+	var out [][]string
+	for _, a := range s.Alarm.Alerts {
+		var labels []string
+		for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
+			labels = append(labels, name+"="+a.Labels[name])
+		}
+		out = append(out, []string{stamp(s.At), by, a.Name, stamp(a.Since), strings.Join(labels, " "), a.Summary, a.Link})
+	}
+	if s.Alarm.More > 0 {
+		out = append(out, []string{stamp(s.At), by, "and " + number(s.Alarm.More, "more", "more"), "", "", "", ""})
+	}
+	return out
 }
 
 func (v Verdict) words() string {

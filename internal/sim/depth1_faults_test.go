@@ -27,6 +27,7 @@ const (
 	actObserveErr = "observe-err" // nothing can be read at all
 	actStoreErr   = "store-err"   // the write does not happen and says so
 	actStoreLost  = "store-lost"  // the write happens, its answer is an error
+	actSecond     = "second"      // somebody starts another deployment on a key of this one
 )
 
 // every marks a fault that happens at each pass of its point.
@@ -95,6 +96,8 @@ type faults struct {
 	fired  []bool
 	counts map[string]int
 	trace  []string // every pass, as point#n, and changed between them
+	// draw, where set, adds a fault to the script at a pass, or none.
+	draw func(point string, n int) (fault, bool)
 }
 
 // changed is the mark in a trace that the world or the ledger changed.
@@ -118,6 +121,11 @@ func (f *faults) pass(point string) hits {
 	n := f.counts[point]
 	f.trace = append(f.trace, point+"#"+strconv.Itoa(n))
 	var found hits
+	if f.draw != nil {
+		if one, ok := f.draw(point, n); ok {
+			f.script, f.fired = append(f.script, one), append(f.fired, false)
+		}
+	}
 	for i, one := range f.script {
 		if one.Point == point && (one.N == n || one.N == every) {
 			f.fired[i] = true
@@ -125,6 +133,19 @@ func (f *faults) pass(point string) hits {
 		}
 	}
 	return found
+}
+
+// deaths is how many faults of the script end a process.
+func (f *faults) deaths() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, one := range f.script {
+		if slices.Contains([]string{actCrash, actStoreErr, actStoreLost}, one.Action) {
+			n++
+		}
+	}
+	return n
 }
 
 // unfired are the faults, without the first few, whose point was never passed
@@ -152,7 +173,7 @@ func (h hits) has(action string) bool {
 func (h hits) fault() string {
 	for _, f := range h {
 		switch f.Action {
-		case actCrash, actOutside, actAbort, actStop:
+		case actCrash, actOutside, actAbort, actStop, actSecond:
 		default:
 			return f.Action
 		}
@@ -160,20 +181,17 @@ func (h hits) fault() string {
 	return ""
 }
 
-// enumerate lists every single fault that a dry run's trace has room for. An
-// outsider's write or a signal is not repeated at points between which nobody
+// enumerate lists every single fault that a trace has room for from a place on.
+// An outsider's write or a signal is not repeated at points between which nobody
 // looks at the world, or (abort) at the ledger's: to the engine these are one.
-// cells are those that an outsider may write, with the value it leaves.
-func enumerate(trace []string, cells []fault) []fault {
+// A crash is not repeated between two points between which neither the world
+// nor the ledger changed: what is found afterwards is the same. cells are those
+// that an outsider may write, with the value it leaves.
+func enumerate(trace []string, cells []fault, from int) []fault {
 	var all []fault
-	add := func(point string, n int, actions ...string) {
-		for _, a := range actions {
-			all = append(all, fault{Action: a, Point: point, N: n})
-		}
-	}
-	first := map[string]bool{}
+	passed := map[string]bool{}
 	fresh := true
-	for _, pass := range trace {
+	for i, pass := range trace {
 		if pass == changed {
 			fresh = true
 			continue
@@ -183,51 +201,69 @@ func enumerate(trace []string, cells []fault) []fault {
 		if err != nil {
 			panic("sim: broken trace: " + pass)
 		}
-		kind, _, _ := strings.Cut(point, "/")
-		engines := strings.HasPrefix(kind, "fp:")
-		ledgers := slices.Contains([]string{"create", "create.end", "append", "append.end", "claim", "claim.end"}, kind)
-		if fresh || engines {
-			add(point, n, actCrash)
-			fresh = false
+		room := faultsAt(point, n, !passed[point], cells)
+		passed[point] = true
+		if i < from {
+			continue // what came after the last change before it may still be new
 		}
-		if !ledgers && kind != "observed" {
-			add(point, n, actAbort)
-			if !engines {
-				add(point, n, actStop)
+		for _, f := range room {
+			if f.Action != actCrash || fresh || strings.HasPrefix(point, "fp:") {
+				all = append(all, f)
 			}
+			fresh = fresh && f.Action != actCrash
 		}
-		if !ledgers && !engines || point == "fp:create.before/" {
-			for _, c := range cells {
-				c.Point, c.N = point, n
-				all = append(all, c)
-			}
+	}
+	return all
+}
+
+// faultsAt are the faults that one pass of a point has room for; with first also
+// those that happen at each pass from now on.
+func faultsAt(point string, n int, first bool, cells []fault) []fault {
+	var all []fault
+	add := func(n int, actions ...string) {
+		for _, a := range actions {
+			all = append(all, fault{Action: a, Point: point, N: n})
 		}
-		switch kind {
-		case "do", "undo":
-			acts := []string{actFail, actTransient, actPart, actFull, actLost, actLie, actPartLie, actHang, actHangPart}
-			add(point, n, acts...)
-			if !first[point] { // only these are tried again by themselves
-				add(point, every, actTransient, actLost)
-			}
-		case "observe":
-			add(point, n, actUnread, actObserveErr)
-			if !first[point] {
-				add(point, every, actUnread, actObserveErr)
-			}
-		case "check":
-			add(point, n, actFail, actUnread, actLie)
-			if !first[point] {
-				add(point, every, actFail, actUnread, actLie)
-			}
-		case "settle":
-			add(point, n, actFail)
-			if !first[point] {
-				add(point, every, actFail)
-			}
-		case "append", "create":
-			add(point, n, actStoreErr, actStoreLost)
+	}
+	kind, _, _ := strings.Cut(point, "/")
+	engines := strings.HasPrefix(kind, "fp:")
+	ledgers := slices.Contains([]string{"create", "create.end", "append", "append.end", "claim", "claim.end"}, kind)
+	add(n, actCrash)
+	if !ledgers && kind != "observed" {
+		add(n, actAbort)
+		if !engines {
+			add(n, actStop)
 		}
-		first[point] = true
+	}
+	if !ledgers && !engines || point == "fp:create.before/" {
+		for _, c := range cells {
+			c.Point, c.N = point, n
+			all = append(all, c)
+		}
+	}
+	switch kind {
+	case "do", "undo":
+		add(n, actFail, actTransient, actPart, actFull, actLost, actLie, actPartLie, actHang, actHangPart)
+		if first { // only these are tried again by themselves
+			add(every, actTransient, actLost)
+		}
+	case "observe":
+		add(n, actUnread, actObserveErr)
+		if first {
+			add(every, actUnread, actObserveErr)
+		}
+	case "check":
+		add(n, actFail, actUnread, actLie)
+		if first {
+			add(every, actFail, actUnread, actLie)
+		}
+	case "settle":
+		add(n, actFail)
+		if first {
+			add(every, actFail)
+		}
+	case "append", "create":
+		add(n, actStoreErr, actStoreLost)
 	}
 	return all
 }

@@ -73,22 +73,27 @@ func (h *history) grammar() {
 	}
 }
 
-// neverActed reports whether the entry is the failed outcome of a step that
-// was refused before it could have an intent.
-func (h *history) neverActed(e backstay.Entry) bool {
+// neverActed reports whether the entry is the failed outcome of a step that was
+// refused before it could have an intent: since the step's last intent was closed,
+// if it had one, it has not acted.
+func (h *history) neverActed(outcome backstay.Entry) bool {
 	var body backstay.OutcomeBody
-	return e.Kind == backstay.EntryOutcome && e.Decode(&body) == nil && !body.OK && body.After == nil && h.acts(e.Step, "do") <= len(h.doOf(e.Step))
-}
-
-// acts counts the acts of a step.
-func (h *history) acts(step, kind string) int {
-	n := 0
+	if outcome.Kind != backstay.EntryOutcome || outcome.Decode(&body) != nil || body.OK || body.After != nil {
+		return false
+	}
+	acted := false
 	for _, e := range h.journal {
-		if e.Step == step && e.Kind == kind && !e.Back {
-			n++
+		switch {
+		case e.Step != outcome.Step:
+		case e.Entry != nil && sameEntry(*e.Entry, outcome):
+			return !acted
+		case e.Entry != nil && closes(e.Entry.Kind):
+			acted = false
+		case e.Kind == "do" && !e.Back:
+			acted = true
 		}
 	}
-	return n
+	return false
 }
 
 // acknowledged: what was acknowledged is in the ledger, in that order (I7).
@@ -144,10 +149,24 @@ func (h *history) writeAhead() {
 	}
 }
 
-// epochs: once a newer epoch acted no older one does (I8).
+// epochs: once a newer epoch acted no older one does, and what a process shows a
+// target to be fenced by is the epoch that it writes the ledger under (I8).
 func (h *history) epochs() {
 	var newest int64
+	leases := map[int]int64{}
+	numbers := map[int64]int64{}
+	for _, e := range h.entries {
+		numbers[e.N] = e.Epoch
+	}
+	n := int64(0)
 	for _, e := range h.journal {
+		if e.Kind == "entry" {
+			n++
+			leases[e.Proc] = numbers[n]
+		}
+		if e.Kind == "write" && e.Proc != 0 && leases[e.Proc] != 0 && e.Epoch != leases[e.Proc] {
+			h.violate("I8: step %s writes %s under epoch %d, its process holds epoch %d", e.Step, e.Cell, e.Epoch, leases[e.Proc])
+		}
 		if e.Kind != "write" {
 			continue
 		}
@@ -163,7 +182,7 @@ func (h *history) effectCounts() {
 	committed := slices.Contains(h.states, backstay.Committed)
 	for _, s := range h.plan.Steps {
 		n := h.effects[s.ID]
-		if s.Reverts != nil || s.Hold != nil {
+		if s.Reverts != nil || s.Waits() {
 			continue
 		}
 		switch s.Effect {

@@ -182,6 +182,18 @@ func TestOracleSees(t *testing.T) {
 			at := place(t, r, entryOf(backstay.EntryUndoIntent, "web"))
 			r.journal = slices.Insert(r.journal, at, event{Kind: "settle", Step: "web"})
 		}},
+		{"users on a side that does not run", "release-canary", "", "I15: step rel.to-1 leaves 1% of the users", func(t *testing.T, r *record) {
+			at := place(t, r, func(e event) bool { return e.Kind == "write" && e.Cell == string(newSide) })
+			r.journal[at].New = ""
+		}},
+		{"a router that was not put back", "release-canary-last-fails", "", `I15: rolled back, and the router reads "1"`, func(t *testing.T, r *record) {
+			at := place(t, r, func(e event) bool { return e.Kind == "write" && e.Cell == string(route) && e.Back })
+			r.journal[at].New = "1"
+		}},
+		{"an old side that was retired too early", "release-blue-green", "", "on an old side that is retired", func(t *testing.T, r *record) {
+			at := place(t, r, func(e event) bool { return e.Kind == "write" && e.Cell == string(newSide) })
+			r.journal = slices.Insert(r.journal, at, event{Kind: "write", Step: "rel.retire", Cell: string(oldSide), Old: "one"})
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -211,7 +223,7 @@ func TestWriteWithoutIntentIsSeen(t *testing.T) {
 	sc, _ := scenarioNamed("linear")
 	inLab(t, func(l *lab) {
 		w := newWorld(sc.cells, nil, newFaults(nil))
-		p := &process{w: w, book: newBook(w, l.store), n: 1, kill: func() {}}
+		p := &process{w: w, book: newBook(w, l.store), n: 1, ctx: l.t.Context(), kill: func() {}}
 		ctx, plan := l.t.Context(), sc.freeze(sc.cells)
 		planned := backstay.Entry{Kind: backstay.EntryPlanned, Body: backstay.Canonical(backstay.PlannedBody{PlanDigest: plan.Digest(), Release: "sim"})}
 		if err := l.store.SavePlan(ctx, plan.Digest(), plan.Encode(), nil); err != nil {
@@ -255,7 +267,7 @@ func TestDeadProcessesTouchNothing(t *testing.T) {
 	sc, _ := scenarioNamed("linear")
 	inLab(t, func(l *lab) {
 		w := newWorld(sc.cells, nil, newFaults([]fault{{Action: actCrash, Point: "do.w2/a", N: 1}}))
-		p := &process{w: w, book: newBook(w, l.store), n: 1, kill: func() {}}
+		p := &process{w: w, book: newBook(w, l.store), n: 1, ctx: l.t.Context(), kill: func() {}}
 		s, _ := sc.freeze(sc.cells).Step("a")
 		began := time.Now()
 		if _, err := p.Do(l.t.Context(), backstay.Call{Step: s}); err == nil || !p.dead.Load() {

@@ -55,6 +55,9 @@ func judge(r *record) {
 	h.withinBudget()
 	h.decisions()
 	h.leftovers()
+	h.dialInOne()
+	h.traffic()
+	h.secrets()
 	if r.row.State == backstay.RolledBack || r.row.State == backstay.Held {
 		h.restored()
 		h.residueTrue()
@@ -252,7 +255,7 @@ func (h *history) justifiedTurn() {
 
 // reason reports whether the scenario itself never ends well.
 func (sc scenario) reason() bool {
-	return sc.name == "budget" || strings.HasPrefix(sc.name, "approval")
+	return sc.unlucky || sc.name == "budget" || strings.HasPrefix(sc.name, "approval")
 }
 
 // doubtful reports whether a process ever began with an open intent whose
@@ -324,7 +327,7 @@ func (h *history) withinBudget() {
 		}
 		var body backstay.OutcomeBody
 		switch {
-		case e.Entry.Kind == backstay.EntryIntent && over:
+		case e.Entry.Kind == backstay.EntryIntent && over && !h.step(e.Step).Waits():
 			h.violate("budget: step %s began although undoing would take longer than %v", e.Step, h.plan.Within)
 		case e.Entry.Kind == backstay.EntryOutcome && e.Entry.Decode(&body) == nil && body.OK:
 			over = over || body.Duration > h.plan.Within

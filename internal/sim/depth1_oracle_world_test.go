@@ -51,7 +51,7 @@ func (h *history) wanted() map[string]string {
 		return want
 	}
 	for _, s := range h.plan.Steps {
-		if s.Hold == nil {
+		if !s.Waits() {
 			for _, c := range bodyOf(s).Do {
 				apply(want, c.cell(), c.To)
 			}
@@ -84,9 +84,11 @@ func (h *history) unplanned(cell string) bool {
 	})
 }
 
+// lastOutsider is the place of the last change of the cell by somebody else. A
+// write of what is there already changes nothing that anybody could see.
 func (h *history) lastOutsider(cell string, before int) (int, bool) {
 	for i := min(before, len(h.journal)) - 1; i >= 0; i-- {
-		if h.journal[i].Kind == "outsider" && h.journal[i].Cell == cell {
+		if e := h.journal[i]; e.Kind == "outsider" && e.Cell == cell && e.Old != e.New {
 			return i, true
 		}
 	}
@@ -150,7 +152,10 @@ func (h *history) overwritten() {
 		if !ok || h.valueAt(e.Cell, q) != h.journal[p].New || e.Old == e.New || h.inDoWindow(e.Cell, p) {
 			continue
 		}
-		if h.indistinct(e.Cell, p) || e.Back && h.retriedKnowingly(e.Cell, p) {
+		if h.indistinct(e.Cell, p) || h.cutOff(e.Cell, p) || e.Back && h.retriedKnowingly(e.Cell, p) {
+			continue
+		}
+		if !e.Back && !h.frozen(e.Step, e.Cell) {
 			continue
 		}
 		spans := h.dos
@@ -165,11 +170,24 @@ func (h *history) overwritten() {
 	}
 }
 
+// frozen reports whether the plan knows what a step's key must hold when the
+// step begins. Where an earlier step changes a path above or below the key, or
+// the key itself by a command, nobody knows that when the plan is made.
+func (h *history) frozen(step, cell string) bool {
+	s := h.step(step)
+	k, _ := keyOf(s, cell)
+	_, ok := s.Before[k]
+	return ok || slices.Contains(h.sc.opaque, k)
+}
+
 // indistinct reports whether the outsider left a value that is also one of
 // ours: nobody can tell the difference by reading.
 func (h *history) indistinct(cell string, p int) bool {
 	v := h.journal[p].New
-	if v == h.before[cell] {
+	if v == h.before[cell] || slices.ContainsFunc(h.dos, func(s span) bool {
+		_, ok := keyOf(h.step(s.step), cell)
+		return ok && s.till < p && v == h.valueAt(cell, s.till) // as a step's outcome read it
+	}) {
 		return true
 	}
 	return h.had(func(e event) bool { return e.Kind == "write" && e.Cell == cell && e.New == v })
@@ -184,12 +202,34 @@ func (h *history) lookOfAct(s span, q int) int { return h.lookBefore(s.step, q) 
 func (h *history) inDoWindow(cell string, p int) bool {
 	return slices.ContainsFunc(h.dos, func(s span) bool {
 		_, ok := keyOf(h.step(s.step), cell)
-		return ok && s.look <= p && p <= s.till
+		return ok && s.look <= p && (p <= s.till || h.blind(s))
 	})
+}
+
+// blind reports whether nobody could read what a step left: then nothing tells
+// its work from what somebody else does later.
+func (h *history) blind(s span) bool {
+	look := h.lookBefore(s.step, min(s.till, len(h.journal)))
+	return look < s.from || h.journal[look].Fault != ""
 }
 
 // inUndoWindow is the same for an undo: between its look and its last write of
 // the cell.
+// cutOff reports whether an outsider wrote the cell while an undo that was to
+// put it back was announced, had been cut off, and was not yet recorded as
+// done: until then what the cell holds is taken for its half-done work.
+func (h *history) cutOff(cell string, p int) bool {
+	pre, _, ok := h.pre(cell)
+	return ok && slices.ContainsFunc(h.undos, func(s span) bool {
+		if _, covers := keyOf(h.step(s.step), cell); !covers || s.entry != nil || p < s.look || h.valueAt(cell, s.look) == pre {
+			return false
+		}
+		return !slices.ContainsFunc(h.journal[s.from:max(p, s.from)], func(e event) bool {
+			return e.Entry != nil && e.Entry.Kind == backstay.EntryCompensation && e.Step == s.step
+		})
+	})
+}
+
 func (h *history) inUndoWindow(cell string, p int) bool {
 	return slices.ContainsFunc(h.undos, func(s span) bool {
 		if _, ok := keyOf(h.step(s.step), cell); !ok || p < s.look {
@@ -211,7 +251,7 @@ func (h *history) inUndoWindow(cell string, p int) bool {
 func (h *history) retriedKnowingly(cell string, p int) bool {
 	during := slices.ContainsFunc(h.undos, func(s span) bool {
 		_, ok := keyOf(h.step(s.step), cell)
-		return ok && s.from <= p && p <= s.till
+		return ok && s.look <= p && p <= s.till
 	})
 	return during && slices.ContainsFunc(h.journal[p:], func(e event) bool {
 		var body backstay.TransitionBody
@@ -229,7 +269,7 @@ func (h *history) retriedKnowingly(cell string, p int) bool {
 func (h *history) pre(cell string) (value string, at int, ok bool) {
 	first := -1
 	for _, s := range h.dos {
-		if _, covers := keyOf(h.step(s.step), cell); covers && (first < 0 || s.from < h.dos[first].from) {
+		if _, covers := keyOf(h.step(s.step), cell); covers && !h.void(s) && (first < 0 || s.from < h.dos[first].from) {
 			first = i32(h.dos, s)
 		}
 	}
@@ -238,6 +278,16 @@ func (h *history) pre(cell string) (value string, at int, ok bool) {
 	}
 	at = h.dos[first].look
 	return h.valueAt(cell, at), at, true
+}
+
+// void reports whether an intent came to nothing: its process died, the step
+// wrote nothing, and the next process found that. It began with no write.
+func (h *history) void(s span) bool {
+	var body backstay.ObservedBody
+	if s.entry == nil || s.entry.Kind != backstay.EntryObserved || s.entry.Decode(&body) != nil || body.Finding != backstay.NotApplied {
+		return false
+	}
+	return !slices.ContainsFunc(h.journal[s.from:s.till], func(e event) bool { return e.Kind == "write" && e.Step == s.step })
 }
 
 func i32(all []span, s span) int {
@@ -265,7 +315,7 @@ func (h *history) restored() {
 		}
 		p, theirs := h.lastOutsider(cell, len(h.journal))
 		late := theirs && p > h.lastLook(cell, len(h.journal))
-		if theirs && p >= at && !h.inDoWindow(cell, p) && !h.inUndoWindow(cell, p) && !h.retriedKnowingly(cell, p) && !h.indistinct(cell, p) && now != h.journal[p].New {
+		if theirs && p >= at && !h.inDoWindow(cell, p) && !h.inUndoWindow(cell, p) && !h.cutOff(cell, p) && !h.retriedKnowingly(cell, p) && !h.indistinct(cell, p) && now != h.journal[p].New {
 			h.violate("I3: %s is %q, an outsider's %q was lost", cell, now, h.journal[p].New)
 		}
 		switch {
@@ -283,16 +333,18 @@ func (h *history) restored() {
 // opaqueRestored is restored for what nobody can read: the undo's word is all
 // there is, so only an undo that failed or did not run must be listed.
 func (h *history) opaqueRestored(cell, pre, now, listed string) {
+	settled, alien := true, false
 	for _, s := range h.covering(cell) {
-		settled := h.undone(s.ID) || !h.touched(s.ID)
-		switch {
-		case settled && now != pre && !h.had(func(e event) bool { return e.Step == s.ID && strings.Contains(e.Fault, actLie) }) && !h.outsiderOn(s):
-			h.violate("I3: %s is %q, was %q, and its undo is recorded as done", cell, now, pre)
-		case !settled && listed == "" && now != pre:
-			h.violate("I4: %s is %q, was %q, its undo was not done and it is not listed", cell, now, pre)
-		case !settled && listed == "residue":
-			h.violate("I4: %s cannot be read and its residue claims to know it", cell)
-		}
+		settled = settled && (h.undone(s.ID) || !h.touched(s.ID))
+		alien = alien || h.outsiderOn(s) || h.had(func(e event) bool { return e.Step == s.ID && strings.Contains(e.Fault, actLie) })
+	}
+	switch {
+	case settled && now != pre && !alien:
+		h.violate("I3: %s is %q, was %q, and its undo is recorded as done", cell, now, pre)
+	case !settled && listed == "" && now != pre:
+		h.violate("I4: %s is %q, was %q, its undo was not done and it is not listed", cell, now, pre)
+	case !settled && listed == "residue":
+		h.violate("I4: %s cannot be read and its residue claims to know it", cell)
 	}
 }
 
@@ -413,13 +465,13 @@ func (h *history) fact(c backstay.Cause, s backstay.Step) bool {
 	}
 	switch c {
 	case backstay.CauseNoUndo:
-		return !s.HasUndo && s.Hold == nil
+		return !s.HasUndo && !s.Waits()
 	case backstay.CauseUndoFailed:
 		bad := func(e event) bool {
 			return e.Back && (e.Err != "" || strings.Contains(e.Fault, actLie))
 		}
 		// An outsider who writes while a command undoes cannot be told from it.
-		return of("undo.end", bad) || of("do.end", bad) || !s.Restorable && h.outsiderDuringUndo(s)
+		return of("undo.end", bad) || of("do.end", bad) || h.outsiderDuringUndo(s)
 	case backstay.CauseDrift:
 		// What an undo command left that did half and claimed all looks the same.
 		halfLie := func(e event) bool { return e.Back && e.Fault == actPartLie }
@@ -432,17 +484,20 @@ func (h *history) fact(c backstay.Cause, s backstay.Step) bool {
 		hung := func(e event) bool { return strings.HasPrefix(e.Fault, actHang) }
 		return of("undo.end", hung) || of("do.end", hung)
 	case backstay.CauseIncompatible, backstay.CauseLedgerDamage: // nothing here makes these true
-	case backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed, backstay.CauseAborted,
+	case backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed, backstay.CauseGateFailed, backstay.CauseAborted, backstay.CauseSignalled,
 		backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed: // these turn around, they hold nothing
 	}
 	return false
 }
 
+// outsiderDuringUndo reports whether somebody wrote, while the step was undone,
+// what looks as if its undo had failed: anything, if a command undoes it; else
+// the very value that was there when the undo began.
 func (h *history) outsiderDuringUndo(s backstay.Step) bool {
 	return slices.ContainsFunc(h.undos, func(u span) bool {
 		return u.step == s.ID && slices.ContainsFunc(h.journal[u.look:u.till], func(e event) bool {
 			_, ok := keyOf(s, e.Cell)
-			return e.Kind == "outsider" && ok
+			return e.Kind == "outsider" && ok && (!s.Restorable || e.New == h.valueAt(e.Cell, u.look))
 		})
 	})
 }
@@ -489,6 +544,24 @@ func (h *history) leftovers() {
 			if !failed {
 				h.violate("I1: proven, and step %s still keeps what its undo needed", step)
 			}
+		}
+	}
+}
+
+// dialInOne: a dial that nobody else moved goes back in one move, straight to
+// what was there before the first, never through a notch in between. (In random
+// plans other steps may stand between two moves.)
+func (h *history) dialInOne() {
+	for _, e := range h.journal {
+		s := h.step(e.Step)
+		if e.Kind != "write" || !e.Back || s.Dial == "" || !strings.HasPrefix(h.sc.name, "dial") && !strings.HasPrefix(h.sc.name, "release-canary") {
+			continue
+		}
+		if _, theirs := h.lastOutsider(e.Cell, len(h.journal)); theirs {
+			continue // what stands between two moves is kept or gone through
+		}
+		if pre, _, ok := h.pre(e.Cell); ok && e.New != pre {
+			h.violate("dial: step %s moved %s back to %q, and it began at %q", e.Step, e.Cell, e.New, pre)
 		}
 	}
 }

@@ -25,6 +25,16 @@ type scenario struct {
 	revert bool
 	// theirs are the cells an outsider may write, with what it leaves there.
 	theirs []fault
+	// shares starts a second deployment on one of the keys at each point, which
+	// must wait, and once more after the end, when it must land.
+	shares bool
+	// later deploys something on the same keys between the deployment and its
+	// revert, as somebody else would.
+	later []change
+	// unlucky says that the plan may end otherwise than well without any fault.
+	unlucky bool
+	// bug, where set, is what a broken driver does besides; see TestShrink.
+	bug func(p *process, verb string, c backstay.Call)
 	// untilEnd stops a run at its first end: nobody recovers, retries or signs.
 	untilEnd bool
 }
@@ -77,9 +87,12 @@ func always(action, point string) fault { return fault{Action: action, Point: po
 // something cannot be put back.
 func (sc scenario) ends() backstay.State {
 	switch sc.name {
-	case "linear-undo-fails", "diamond-undo-fails", "commands-undo-fails", "command-outsider", "pivot-after-fails":
+	case "second-held", "linear-undo-fails", "diamond-undo-fails", "commands-undo-fails", "command-outsider", "pivot-after-fails", "dial-undo-fails":
 		return backstay.Held
-	case "linear", "diamond", "parallel", "stages", "shared", "pivot", "pivot-once-fails", "at-most-once", "commands", "verify", "revert":
+	case "revert-later", "revert-later-beside": // somebody's later value is in the way: refused before anything is touched
+		return ""
+	case "linear", "diamond", "parallel", "stages", "shared", "pivot", "pivot-once-fails", "at-most-once", "commands", "verify", "revert", "dial", "second",
+		"release-canary", "release-blue-green", "release-rolling":
 		return backstay.Proven
 	}
 	return backstay.RolledBack
@@ -102,9 +115,17 @@ func (sc scenario) freeze(cells map[string]string) *plan.Plan {
 			if !earlier && !slices.Contains(sc.opaque, k) {
 				s.Before[k] = stateOf(cells, k).Digest()
 			}
+			for _, prev := range slices.Backward(p.Steps) {
+				if want, known := prev.Want[k]; known {
+					s.Before[k] = want.Digest() // the last step on the key leaves it so
+				}
+				if slices.ContainsFunc(prev.Keys, k.Overlaps) {
+					break
+				}
+			}
 		}
 		touched = append(touched, s.Keys...)
-		if s.Hold == nil {
+		if !s.Waits() {
 			for _, c := range bodyOf(s).Do {
 				apply(cells, c.cell(), c.To)
 			}
@@ -142,9 +163,10 @@ func apply(cells map[string]string, cell, value string) {
 
 // site and conf are the two restorable keys that most scenarios have.
 const (
-	site = backstay.Key("file:/srv/site")
-	conf = backstay.Key("file:/etc/shop.conf")
-	pool = backstay.Key("run:pool")
+	site  = backstay.Key("file:/srv/site")
+	conf  = backstay.Key("file:/etc/shop.conf")
+	pool  = backstay.Key("run:pool")
+	route = backstay.Key("traffic:shop")
 )
 
 // start is the world before most deployments, with neighbours that no plan has
@@ -175,6 +197,13 @@ func some() []fault {
 	return []fault{outside("/srv/site/index", "theirs"), outside("run:pool", "theirs")}
 }
 
+// weight moves a dial: several in a row are taken back in one.
+func weight(percent string) backstay.Step {
+	s := step("w"+percent, kindTree, set(route, percent))
+	s.Dial = route
+	return s
+}
+
 func linear() []backstay.Step { return []backstay.Step{siteStep("a"), poolStep("b"), confStep("c")} }
 
 func withVerify(p *plan.Plan) {
@@ -201,7 +230,8 @@ func scenarios() []scenario {
 	}
 	all = append(all, branching()...)
 	all = append(all, awkward()...)
-	return append(all, watched()...)
+	all = append(all, watched()...)
+	return append(all, releases()...)
 }
 
 // branching are plans that are not a list.
@@ -228,6 +258,11 @@ func branching() []scenario {
 			step("below", kindTree, set(under, "four")), confStep("last"),
 		}
 	}
+	dialled := start()
+	dialled["traffic:shop"] = "0"
+	dial := func() []backstay.Step {
+		return []backstay.Step{poolStep("b"), weight("1"), hold("ok", 20), weight("10"), weight("50"), weight("100"), confStep("last")}
+	}
 	fails := func(id string) []fault { return []fault{always(actFull, "do/"+id)} }
 	return []scenario{
 		{name: "diamond", cells: start(), steps: diamond, theirs: some()},
@@ -239,6 +274,13 @@ func branching() []scenario {
 		{name: "stages", cells: start(), steps: nested, shape: stages},
 		{name: "stages-fail", cells: start(), steps: nested, shape: stages, theirs: some(), script: fails("flag")},
 		{name: "shared", cells: start(), steps: shared, theirs: append(some(), outside("/srv/site/conf", "theirs"))},
+		{name: "dial", cells: dialled, steps: dial, approval: "good", theirs: []fault{outside("traffic:shop", "theirs")}},
+		{name: "dial-fails", cells: dialled, steps: dial, approval: "good", theirs: append(some(), outside("traffic:shop", "theirs")), script: fails("last")},
+		{name: "dial-move-fails", cells: dialled, steps: dial, approval: "good", theirs: []fault{outside("traffic:shop", "theirs")}, script: fails("w50")},
+		{name: "dial-undo-fails", cells: dialled, steps: dial, approval: "good", script: append(fails("last"), always(actFail, "undo/w100"))},
+		{name: "second", cells: start(), steps: linear, shares: true, theirs: []fault{{Action: actSecond}}},
+		{name: "second-fails", cells: start(), steps: linear, shares: true, theirs: []fault{{Action: actSecond}}, script: fails("c")},
+		{name: "second-held", cells: start(), steps: linear, shares: true, theirs: []fault{{Action: actSecond}}, script: append(fails("c"), always(actPart, "undo/b"))},
 		{name: "shared-fails", cells: start(), steps: shared, theirs: append(theirs(), outside("/srv/site/conf", "theirs")), script: fails("last")},
 	}
 }
@@ -304,6 +346,8 @@ func watched() []scenario {
 		}},
 		{name: "keeper-fails", cells: cells, steps: keeping, script: []fault{always(actFull, "do/b")}},
 		{name: "revert", cells: start(), steps: linear, revert: true, theirs: some()},
+		{name: "revert-later", cells: start(), steps: linear, revert: true, later: []change{in("index", "later")}},
+		{name: "revert-later-beside", cells: start(), steps: linear, revert: true, later: []change{in("log", "later")}},
 		{name: "revert-fails", cells: start(), steps: linear, revert: true, theirs: theirs(), script: []fault{always(actFull, "undo/revert-a")}},
 	}
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,7 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/audit"
 	"github.com/backstay-dev/backstay/internal/engine"
 	"github.com/backstay-dev/backstay/internal/ledger"
 	"github.com/backstay-dev/backstay/internal/ledger/sqlite"
@@ -18,9 +22,9 @@ import (
 )
 
 const (
-	// mostLives bounds how often a deployment may need a new process: one per
-	// crash or lost write that a run can hold, and the last that finishes.
-	mostLives = 4
+	// mostLives bounds how often a deployment may need a new process beyond those
+	// that crash or lose a write.
+	mostLives = 2
 	// patience is the virtual time in which a process must end (I1): it is
 	// longer than all timeouts, holds and bakes of a plan together.
 	patience = time.Hour
@@ -31,13 +35,16 @@ const (
 // deployments, its own release, and leaves no lock.
 type lab struct {
 	t     *testing.T
-	store *ledger.Store
+	store ledgerStore
 	n     int
+	// sign stores a checkpoint of a real ledger; kept is the one after the first run.
+	sign func() []byte
+	kept []byte
 	// dirty is set by a run that left a lock: the next needs a new lab.
 	dirty bool
 }
 
-// inLab runs work in a bubble.
+// inLab runs work in a bubble with a real ledger, which is audited at the end.
 func inLab(t *testing.T, work func(*lab)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -45,11 +52,54 @@ func inLab(t *testing.T, work func(*lab)) {
 		if err != nil {
 			t.Fatalf("open the ledger: %v", err)
 		}
-		work(&lab{t: t, store: store})
+		l := &lab{t: t, store: store}
+		secret, public, err := note.GenerateKey(rand.Reader, "sim")
+		if err != nil {
+			t.Fatalf("make an audit key: %v", err)
+		}
+		l.sign = func() (kept []byte) {
+			signer, err := audit.NewSigner(secret)
+			if err != nil {
+				t.Fatalf("read the audit key: %v", err)
+			}
+			c, err := audit.Checkpoint(t.Context(), store, signer, time.Now())
+			if err != nil {
+				t.Errorf("I13: sign the ledger's head after %d runs: %v", l.n, err)
+			}
+			return c.Note
+		}
+		work(l)
+		l.audit(store, public)
 		if err := store.Close(); err != nil {
 			t.Errorf("close the ledger: %v", err)
 		}
 	})
+}
+
+// audit is I13 for everything that the lab's runs left: the tree over all
+// leaves is whole and continues the one that was signed after the first run,
+// each record, salt and hash belong together, rows repeat what records say, and
+// each deployment's entries follow the audit's own grammar.
+func (l *lab) audit(store *ledger.Store, key string) {
+	l.t.Helper()
+	o := audit.Options{PublicKeys: []string{key}}
+	if l.kept != nil {
+		o.Against = [][]byte{l.kept}
+	}
+	got, err := audit.Verify(l.t.Context(), store, o)
+	if err != nil {
+		l.t.Errorf("I13: verify the ledger after %d runs: %v", l.n, err)
+		return
+	}
+	if !got.OK {
+		l.t.Errorf("I13: after %d runs the ledger is not what it says: %+v", l.n, got.Problems)
+	}
+}
+
+// inMemory runs work in a bubble with a ledger in memory.
+func inMemory(t *testing.T, work func(*lab)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { work(&lab{t: t, store: newMemory()}) })
 }
 
 // play is one run in a lab of its own.
@@ -95,14 +145,17 @@ type run struct {
 	*record
 	w     *world
 	book  *book
-	store *ledger.Store
+	store ledgerStore
 	proc  *process
 	retry *ledger.Signal // what the next life of the program begins with
 }
 
 // play runs a scenario with additional faults and returns what is left,
 // already judged.
-func (l *lab) play(sc scenario, script []fault) *record {
+func (l *lab) play(sc scenario, script []fault) *record { return l.draw(sc, script, nil) }
+
+// draw is play with faults that are drawn on the way.
+func (l *lab) draw(sc scenario, script []fault, draw func(point string, n int) (fault, bool)) *record {
 	l.n++
 	r := &record{
 		sc: sc, script: append(slices.Clone(sc.script), script...), id: fmt.Sprintf("01900000-0000-7000-8000-%012d", 2*l.n),
@@ -119,6 +172,7 @@ func (l *lab) play(sc scenario, script []fault) *record {
 		x.violate("prepare %s: %v", sc.name, err)
 		return r
 	}
+	w.faults.draw = draw
 	ctx, cancel := context.WithCancel(l.t.Context())
 	people := make(chan struct{})
 	go func() { defer close(people); x.people(ctx) }()
@@ -127,6 +181,12 @@ func (l *lab) play(sc scenario, script []fault) *record {
 	<-people
 	x.collect(l.t.Context())
 	l.dirty = l.dirty || len(r.violations) > 0
+	if l.n == 1 && l.sign != nil {
+		l.kept = l.sign()
+	}
+	if m, ok := l.store.(*memory); ok {
+		m.forget()
+	}
 	return r
 }
 
@@ -155,6 +215,9 @@ func (x *run) prepare(ctx context.Context) error {
 			return err
 		}
 		x.want = maps.Clone(x.sc.cells)
+		for _, c := range x.sc.later { // another deployment on the same keys
+			x.w.put(event{Kind: "outsider"}, c.cell(), c.To)
+		}
 		x.w.journal, x.w.effects = nil, map[string]int{}
 	}
 	x.before = x.w.snapshot()
@@ -166,10 +229,11 @@ func (x *run) prepare(ctx context.Context) error {
 func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	interrupt := make(chan struct{}, 1)
-	p := &process{w: x.w, book: x.book, n: n, kill: cancel, retry: x.retry}
+	p := &process{w: x.w, book: x.book, n: n, kill: cancel, retry: x.retry, bug: x.sc.bug}
 	p.abort = func() bool {
 		return x.signal(ctx, ledger.Signal{ID: "abort", Kind: engine.SignalAbort, Reason: "on purpose"})
 	}
+	p.second = func() { x.second(ctx) }
 	p.stop = func() {
 		select {
 		case interrupt <- struct{}{}:
@@ -178,8 +242,8 @@ func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 	}
 	p.ctx, p.interrupt = ctx, interrupt
 	x.proc = p
-	return engine.New(&desk{Store: x.store, p: p}, p, engine.Options{
-		DataDir: "/nonexistent/sim", Actor: backstay.Actor{UID: 1000, Name: "ada", Host: "here"}, Version: "sim", Failpoint: p.failpoint,
+	return engine.New(&desk{ledgerStore: x.store, p: p}, p, engine.Options{
+		DataDir: "/nonexistent/sim", Actor: backstay.Actor{UID: 1000, Name: "ada", Host: "here"}, Version: "sim", Failpoint: p.failpoint, Secrets: safe{},
 	})
 }
 
@@ -219,7 +283,7 @@ func (x *run) people(ctx context.Context) {
 // live deploys, and starts new processes until the deployment is settled.
 func (x *run) live(ctx context.Context) {
 	var err error
-	for x.lives < mostLives {
+	for x.lives < mostLives+x.w.faults.deaths() {
 		x.lives++
 		err = x.once(ctx, x.lives)
 		d, missing := x.store.Deployment(ctx, x.id)
@@ -293,6 +357,7 @@ func (x *run) once(ctx context.Context, n int) error {
 // deployment, once the faults are over, can be undone or signed for.
 func (x *run) collect(ctx context.Context) {
 	x.trace, x.unfired = slices.Clone(x.w.faults.trace), x.w.faults.unfired(len(x.sc.script))
+	x.script = slices.Clone(x.w.faults.script)
 	x.gather(ctx)
 	judge(x.record)
 	if !x.exists {
@@ -303,6 +368,7 @@ func (x *run) collect(ctx context.Context) {
 		return
 	}
 	x.w.faults = newFaults(nil)
+	x.secondAfter(ctx)
 	if err := x.follow(ctx, nil); err != nil && x.end != backstay.Held {
 		x.violate("I10: a second recovery: %v", err)
 	}
@@ -328,6 +394,7 @@ func (x *run) collect(ctx context.Context) {
 	if x.summary.State != backstay.Closed {
 		x.violate("I1: a signed residue left the deployment %s", x.summary.State)
 	}
+	x.secondAfter(ctx)
 }
 
 // follow is one more life of the program after the end. Without a signal it

@@ -3,26 +3,73 @@ package sim
 import (
 	"flag"
 	"fmt"
-	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"time"
+
+	"github.com/backstay-dev/backstay"
 )
 
 var (
 	replayFlag = flag.String("sim.replay", "", "play one case of the depth-1 test: 'plan=NAME fault=FAULT'")
+	memoryFlag = flag.Bool("sim.memory", false, "play the cases of the depth-1 test on the ledger in memory: quicker, for mutants of the engine")
 	fullFlag   = flag.Bool("sim.full", false, "play every case of the depth-1 test, not a stride of them")
 )
 
+// scenarioNamed finds a plan by its name: a canonical one's, or "random-SEED".
+// "~ID" behind it leaves a step out.
 func scenarioNamed(name string) (scenario, bool) {
-	all := scenarios()
-	i := slices.IndexFunc(all, func(sc scenario) bool { return sc.name == name })
-	if i < 0 {
-		return scenario{}, false
+	base, without, _ := strings.Cut(name, "~")
+	var sc scenario
+	if seed, ok := strings.CutPrefix(base, randomPrefix); ok {
+		n, err := strconv.ParseUint(seed, 10, 64)
+		if err != nil {
+			return scenario{}, false
+		}
+		sc = randomScenario(n)
+	} else {
+		all := scenarios()
+		i := slices.IndexFunc(all, func(sc scenario) bool { return sc.name == base })
+		if i < 0 {
+			return scenario{}, false
+		}
+		sc = all[i]
 	}
-	return all[i], true
+	for id := range strings.SplitSeq(without, "~") {
+		if id != "" {
+			sc = sc.withoutStep(id)
+		}
+	}
+	return sc, true
+}
+
+// withoutStep is the same plan without one step: what needed it needs what it
+// needed.
+func (sc scenario) withoutStep(id string) scenario {
+	steps := sc.steps
+	sc.name += "~" + id
+	sc.steps = func() []backstay.Step {
+		var left []backstay.Step
+		var its []string
+		for i, s := range steps() {
+			if s.Needs == nil && i > 0 {
+				s.Needs = []string{steps()[i-1].ID}
+			}
+			if s.ID == id {
+				its = s.Needs
+				continue
+			}
+			if slices.Contains(s.Needs, id) {
+				s.Needs = append(slices.DeleteFunc(slices.Clone(s.Needs), func(n string) bool { return n == id }), its...)
+				slices.Sort(s.Needs)
+				s.Needs = slices.Compact(s.Needs)
+			}
+			left = append(left, s)
+		}
+		return left
+	}
+	return sc
 }
 
 // TestReplay plays the one case of -sim.replay and prints its journal.
@@ -47,22 +94,9 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// tally counts what a scenario's enumeration covered.
-type tally struct {
-	points, faults, runs, idle, failed int
-	ends                               map[string]int
-}
-
-func (a *tally) add(b tally) {
-	a.points, a.faults, a.runs, a.idle, a.failed = a.points+b.points, a.faults+b.faults, a.runs+b.runs, a.idle+b.idle, a.failed+b.failed
-	for end, n := range b.ends {
-		a.ends[end] += n
-	}
-}
-
 // TestDepth1 plays every canonical plan with every single fault at every point
-// that it passes, and each crash twice at the same point. In its short form it
-// plays a stride of them; -sim.full plays all.
+// that it passes, and each crash twice at the same point, on the real ledger. In
+// its short form it plays a stride of them; -sim.full plays all.
 func TestDepth1(t *testing.T) {
 	t.Parallel()
 	stride := 23
@@ -72,72 +106,52 @@ func TestDepth1(t *testing.T) {
 	if *fullFlag {
 		stride = 1
 	}
-	// A run makes little garbage that lives and much that does not.
-	gc := debug.SetGCPercent(400)
-	var mu sync.Mutex
-	total := tally{ends: map[string]int{}}
-	began := time.Now()
-	t.Cleanup(func() {
-		debug.SetGCPercent(gc)
-		t.Logf("%d plans, %d points, %d faults, %d runs (stride %d) in %v; %d faults came too late to happen; %d runs failed; ends %v",
-			len(scenarios()), total.points, total.faults, total.runs, stride, time.Since(began).Round(time.Millisecond), total.idle, total.failed, total.ends)
-	})
+	if *strideFlag > 0 {
+		stride = *strideFlag
+	}
+	count := newCount("depth1")
+	t.Cleanup(func() { count.done(t) })
 	for i, sc := range scenarios() {
+		count.Plans++
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
-			got := enumerateScenario(t, sc, stride, i)
-			t.Logf("%d points, %d faults, %d runs, %d too late, %d failed, ends %v", got.points, got.faults, got.runs, got.idle, got.failed, got.ends)
-			mu.Lock()
-			defer mu.Unlock()
-			total.add(got)
+			enumerateScenario(t, sc, stride, i, count)
+			count.shrunk(t)
 		})
 	}
 }
 
 // enumerateScenario plays one scenario dry, then with each of its faults.
-func enumerateScenario(t *testing.T, sc scenario, stride, offset int) tally {
+func enumerateScenario(t *testing.T, sc scenario, stride, offset int, count *count) {
 	t.Helper()
-	got := tally{ends: map[string]int{}}
-	report := func(r *record, extra []fault) {
-		got.runs++
-		got.ends[string(r.end)]++
-		if len(r.unfired) > 0 {
-			got.idle++
-		}
-		if len(r.violations) == 0 {
-			return
-		}
-		if got.failed++; got.failed <= 15 {
-			t.Errorf("-sim.replay='plan=%s fault=%s': %s", sc.name, faultText(extra), strings.Join(r.violations, "\n\t"))
-		}
+	open := inLab
+	if *memoryFlag {
+		open = func(t *testing.T, work func(*lab)) { t.Helper(); inBubble(t, sc, work) }
 	}
-	dry := play(t, sc, nil)
-	if dry.end != sc.ends() {
-		dry.violate("I1: without a further fault it ended %s, want %s", dry.end, sc.ends())
-	}
-	report(dry, nil)
-	all := enumerate(dry.trace, sc.theirs)
-	got.faults = len(all)
-	for _, pass := range dry.trace {
-		if pass != changed {
-			got.points++
+	var all []fault
+	open(t, func(l *lab) {
+		dry := l.play(sc, nil)
+		if dry.end != sc.ends() {
+			dry.violate("I1: without a further fault it ended %q, want %q", dry.end, sc.ends())
 		}
-	}
-	for at := offset % stride; at < len(all); {
-		inLab(t, func(l *lab) {
-			for ; at < len(all) && l.n < runsPerLab && !l.dirty; at += stride {
+		count.judged(t, dry, sc, nil)
+		all = enumerate(dry.trace, sc.theirs, 0)
+		count.covers(dry.trace, len(all))
+	})
+	for at := offset % stride; at < len(all) && !stopped.Load(); {
+		open(t, func(l *lab) {
+			for ; at < len(all) && l.n < runsPerLab && !l.dirty && !stopped.Load(); at += stride {
 				f := all[at]
 				r := l.play(sc, []fault{f})
-				report(r, []fault{f})
+				count.judged(t, r, sc, []fault{f})
 				again := fault{Action: actCrash, Point: f.Point, N: f.N + 1}
 				if f.Action == actCrash && !l.dirty && slices.Contains(r.trace, fmt.Sprintf("%s#%d", again.Point, again.N)) {
-					got.faults++
-					report(l.play(sc, []fault{f, again}), []fault{f, again})
+					count.covers(nil, 1)
+					count.judged(t, l.play(sc, []fault{f, again}), sc, []fault{f, again})
 				}
 			}
 		})
 	}
-	return got
 }
 
 // runsPerLab bounds how large the ledger of a lab grows.
@@ -158,6 +172,11 @@ func TestRegressions(t *testing.T) {
 		{"revert", "outside(run:pool=theirs)@fp:do.after/revert-b#1", "a revert by command was committed without reading as the state to bring back"},
 		{"commands", "lost@do/probed#1", "a probed step was tried again after a lost answer without asking its probe"},
 		{"commands-fail", "lost@do/probed#*", "the same, each time"},
+		{"linear", "abort@observe/a#4+crash@fp:transition.commit.after/#1", "recovery went on to the end past an abort that had waited before it began"},
+		{"shared", "part-lie@do/tree#1+crash@claim#1+abort@reap/tree#1+outside(/srv/site/conf=theirs)@undo/tree#1+crash@fp:compensation.before/tree#1", "an outsider's new part was removed by an undo that was cut off and had nothing to do with it"},
+		{"linear", "crash@do.w2/a#1+unread@observe/a#4+unread@observe/a#5+outside(/srv/site/index=theirs)@observe/a#6", "what an outsider wrote after recovery had found how far a step came was taken for the step's own"},
+		{"linear", "crash@do.w2/a#1+unread@observe/a#3+outside(/srv/site/log=theirs)@undo/a#1+crash@fp:compensation.before/a#1", "the same, where recovery could not read how far the step had come"},
+		{"parallel-join-fails", "crash@fp:do.after/r#1+crash@fp:transition.fail.after/#1+outside(run:pool=theirs)@reap/p#2", "recovery's look at one step was cut off by what it had found of another"},
 		{"revert-fails", "part@do/revert-b#1", "what a failed undo command had left was taken for an outsider's when it was tried again"},
 	} {
 		t.Run(tc.plan+" "+tc.fault, func(t *testing.T) {

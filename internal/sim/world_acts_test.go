@@ -31,6 +31,10 @@ type process struct {
 	// there was a deployment to ask; stop asks by Ctrl-C.
 	abort func() bool
 	stop  func()
+	// second is somebody who starts another deployment on a key of this one.
+	second func()
+	bug    func(p *process, verb string, c backstay.Call)
+	quiet  bool // no faults and no journal: it is not this run's process
 
 	ctx         context.Context
 	interrupt   chan struct{}
@@ -46,6 +50,9 @@ func (p *process) at(label string) (hits, error) {
 	if p.dead.Load() {
 		return nil, errDead
 	}
+	if p.quiet {
+		return nil, nil
+	}
 	found := p.w.faults.pass(label)
 	for _, f := range found {
 		switch f.Action {
@@ -58,6 +65,8 @@ func (p *process) at(label string) (hits, error) {
 			if p.abort() {
 				p.w.note(event{Kind: "signal", Step: "abort"})
 			}
+		case actSecond:
+			p.second()
 		case actStop:
 			p.w.note(event{Kind: "signal", Step: "stop"})
 			p.stop()
@@ -122,13 +131,13 @@ func (p *process) Observe(ctx context.Context, c backstay.Call) (backstay.Image,
 			im[k] = backstay.ResourceState{Opaque: true}
 		case hit.has(actUnread):
 			e.Fault = actUnread
-			im[k] = backstay.ResourceState{Unreadable: "the target does not answer"}
+			im[k] = backstay.ResourceState{Unreadable: "the target does not answer to " + token(c)}
 		default:
 			im[k] = stateOf(e.Cells, k)
 		}
 	}
 	if hit.has(actObserveErr) {
-		e.Fault, e.Err = actObserveErr, "the target does not answer"
+		e.Fault, e.Err = actObserveErr, "the target does not answer to "+token(c)
 	}
 	p.w.journal = append(p.w.journal, e)
 	p.w.mu.Unlock()
@@ -149,6 +158,7 @@ type act struct {
 	hit     hits
 	changes []change
 	back    bool
+	secret  string
 }
 
 func (p *process) begin(verb string, c backstay.Call, changes []change) (*act, error) {
@@ -158,6 +168,18 @@ func (p *process) begin(verb string, c backstay.Call, changes []change) (*act, e
 	}
 	a := &act{p: p, c: c, verb: verb, hit: hit, changes: changes, back: p.book.goesBack(c.Deployment, c.Step.ID)}
 	a.note(verb, "", hit.fault())
+	if len(changes) > 0 { // not only when it writes: what begins may write at once
+		p.book.mustHaveIntent(p.ctx, c, changes[0].cell())
+	}
+	a.secret = token(c)
+	if c.Output != nil {
+		if _, err := c.Output.Write([]byte("the token is " + a.secret + "\n")); err != nil {
+			return nil, err
+		}
+	}
+	if bug := p.bug; bug != nil {
+		bug(p, verb, c)
+	}
 	return a, nil
 }
 
@@ -203,7 +225,7 @@ func (a *act) perform(ctx context.Context) error {
 	var err error
 	switch fault {
 	case actFail, actTransient:
-		err = errors.New("broken on purpose")
+		err = fmt.Errorf("broken on purpose with %s", a.secret)
 	case actLie:
 	case actPartLie:
 		err = a.write(ctx, some)
@@ -362,6 +384,7 @@ func (p *process) Settle(_ context.Context, c backstay.Call) error {
 		return err
 	}
 	p.w.note(event{Kind: "settle", Step: c.Step.ID, Proc: p.n, Fault: hit.fault(), Back: !c.Proven})
+	p.book.mayLetGo(p.ctx, c)
 	if hit.fault() == actFail {
 		return errors.New("cannot let go, on purpose")
 	}

@@ -31,7 +31,7 @@ func (c bubbleClock) Wall() time.Time { return time.Now() }
 // acknowledged, and the real store to ask.
 type book struct {
 	w     *world
-	store *ledger.Store
+	store ledgerStore
 
 	mu         sync.Mutex
 	read       map[string][]backstay.Entry // what the ledger itself showed last, by deployment
@@ -40,7 +40,7 @@ type book struct {
 	violations []string
 }
 
-func newBook(w *world, store *ledger.Store) *book {
+func newBook(w *world, store ledgerStore) *book {
 	return &book{w: w, store: store, acked: map[string][]backstay.Entry{}, read: map[string][]backstay.Entry{}}
 }
 
@@ -121,6 +121,27 @@ func (b *book) mustHaveIntent(ctx context.Context, c backstay.Call, cell string)
 	b.violate("I6: step %s writes %s without a durable before-image of it", c.Step.ID, cell)
 }
 
+// mayLetGo is I3 before it is too late: what an undo would need is let go of only
+// once the ledger itself says that no undo will come.
+func (b *book) mayLetGo(ctx context.Context, c backstay.Call) {
+	entries, err := b.now(ctx, c.Deployment)
+	if err != nil {
+		b.violate("I3: step %s lets go, and the ledger cannot be read: %v", c.Step.ID, err)
+		return
+	}
+	for _, e := range entries {
+		var verdict backstay.VerdictBody
+		switch {
+		case !c.Proven && e.Kind == backstay.EntryCompensation && e.Step == c.Step.ID:
+			return
+		case c.Proven && e.Kind == backstay.EntryVerdict && e.Decode(&verdict) == nil &&
+			verdict.Check == "bake" && verdict.Phase == "bake" && verdict.Verdict == backstay.Pass:
+			return
+		}
+	}
+	b.violate("I3: step %s lets go of what its undo needs, and nothing durable says that there will be none", c.Step.ID)
+}
+
 // now asks the ledger itself for the deployment's entries, unless it holds no
 // more than was shown already: what it has acknowledged it keeps.
 func (b *book) now(ctx context.Context, deployment string) ([]backstay.Entry, error) {
@@ -180,7 +201,7 @@ func (b *book) image(_ context.Context, ref backstay.ImageRef) (backstay.Image, 
 // desk is the store as one process sees it: its writes end with the process,
 // and have points for faults around them.
 type desk struct {
-	*ledger.Store
+	ledgerStore
 	p *process
 }
 
@@ -221,7 +242,7 @@ func (d *desk) Start(ctx context.Context) error {
 	if err := d.alive(); err != nil {
 		return err
 	}
-	return d.Store.Start(ctx)
+	return d.ledgerStore.Start(ctx)
 }
 
 // Gate is the Store's, while the process lives.
@@ -229,14 +250,14 @@ func (d *desk) Gate(ctx context.Context) (context.Context, context.CancelFunc, e
 	if err := d.alive(); err != nil {
 		return nil, nil, err
 	}
-	return d.Store.Gate(ctx)
+	return d.ledgerStore.Gate(ctx)
 }
 
 // Create is the Store's, with faults around it.
 func (d *desk) Create(ctx context.Context, n ledger.NewDeployment) (ledger.Lease, error) {
 	var lease ledger.Lease
 	err := d.write("create", func() (err error) {
-		if lease, err = d.Store.Create(ctx, n); err == nil {
+		if lease, err = d.ledgerStore.Create(ctx, n); err == nil {
 			d.p.book.record(n.ID, d.p.n, n.Entries)
 		}
 		return err
@@ -248,8 +269,10 @@ func (d *desk) Create(ctx context.Context, n ledger.NewDeployment) (ledger.Lease
 func (d *desk) Append(ctx context.Context, lease *ledger.Lease, u ledger.Update) (ledger.Ack, error) {
 	var ack ledger.Ack
 	before := *lease
+	// A commit takes its time: what does not wait for it acts before it.
+	<-time.After(time.Microsecond)
 	err := d.write("append", func() (err error) {
-		if ack, err = d.Store.Append(ctx, lease, u); err == nil {
+		if ack, err = d.ledgerStore.Append(ctx, lease, u); err == nil {
 			d.p.book.record(lease.Deployment, d.p.n, u.Entries)
 		}
 		return err
@@ -264,7 +287,7 @@ func (d *desk) Append(ctx context.Context, lease *ledger.Lease, u ledger.Update)
 func (d *desk) Claim(ctx context.Context, id string) (ledger.Lease, error) {
 	var lease ledger.Lease
 	err := d.write("claim", func() (err error) {
-		lease, err = d.Store.Claim(ctx, id)
+		lease, err = d.ledgerStore.Claim(ctx, id)
 		return err
 	})
 	return lease, err
@@ -275,7 +298,7 @@ func (d *desk) ClaimNext(ctx context.Context, limit int) ([]ledger.Lease, error)
 	if err := d.alive(); err != nil {
 		return nil, err
 	}
-	return d.Store.ClaimNext(ctx, limit)
+	return d.ledgerStore.ClaimNext(ctx, limit)
 }
 
 // SavePlan is the Store's, while the process lives.
@@ -283,7 +306,7 @@ func (d *desk) SavePlan(ctx context.Context, digest string, data []byte, blobs *
 	if err := d.alive(); err != nil {
 		return err
 	}
-	return d.Store.SavePlan(ctx, digest, data, blobs)
+	return d.ledgerStore.SavePlan(ctx, digest, data, blobs)
 }
 
 // Record is the Store's, while the process lives.
@@ -291,7 +314,7 @@ func (d *desk) Record(ctx context.Context, e backstay.Entry) (ledger.Head, error
 	if err := d.alive(); err != nil {
 		return ledger.Head{}, err
 	}
-	return d.Store.Record(ctx, e)
+	return d.ledgerStore.Record(ctx, e)
 }
 
 // Entries reads from the ledger only what it has not shown before.

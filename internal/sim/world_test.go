@@ -54,6 +54,24 @@ type event struct {
 	Batch int
 }
 
+// String is one line for whoever replays a run.
+func (e event) String() string {
+	if e.Entry != nil {
+		return fmt.Sprintf("ledger batch %d: %s %s %s", e.Batch, e.Entry.Kind, e.Step, e.Entry.Body)
+	}
+	line := fmt.Sprintf("process %d epoch %d: %s %s", e.Proc, e.Epoch, e.Kind, e.Step)
+	if e.Back {
+		line += " (back)"
+	}
+	if e.Cell != "" {
+		line += fmt.Sprintf(" %s: %q to %q", e.Cell, e.Old, e.New)
+	}
+	if e.Kind == "seen" {
+		line += fmt.Sprint(" ", e.Cells)
+	}
+	return line + " " + e.Fault + " " + e.Err
+}
+
 func newWorld(cells map[string]string, opaque map[backstay.Key]bool, f *faults) *world {
 	return &world{
 		cells: maps.Clone(cells), kept: map[string]bool{}, seen: map[string]bool{}, effects: map[string]int{},

@@ -26,6 +26,12 @@ type Sheller interface {
 	SpecShell()
 }
 
+// Validator is what a step's config may implement to say, once it is decoded,
+// what its keys mean together that they must not. Paths are relative to the step.
+type Validator interface {
+	SpecProblems() []backstay.Problem
+}
+
 // Fielder is what such a type may implement to describe its mapping shape: a
 // pointer to a struct with the usual tags, checked before UnmarshalJSON runs.
 type Fielder interface {

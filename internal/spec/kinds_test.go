@@ -169,10 +169,12 @@ func (fakeKinds) Config(kind string) (any, bool) {
 	return nil, false
 }
 
-func (fakeKinds) CheckNames() []string { return []string{"http", "run"} }
+func (fakeKinds) CheckNames() []string { return []string{"compare", "http", "run"} }
 
 func (fakeKinds) CheckConfig(kind string) (any, bool) {
 	switch kind {
+	case "compare":
+		return &gateEntry{}, true
 	case "http":
 		return &httpConfig{}, true
 	case "run":
@@ -182,5 +184,5 @@ func (fakeKinds) CheckConfig(kind string) (any, bool) {
 }
 
 func (fakeKinds) Sections() map[string]any {
-	return map[string]any{"services": &serviceEntry{}, "gates": &gateEntry{}}
+	return map[string]any{"services": &serviceEntry{}}
 }

@@ -74,7 +74,7 @@ func parse(root, over *node, src Source, in *inputs, kinds Kinds, ps *problems) 
 	if over != nil {
 		root = merge(root, over, ps)
 	}
-	return build(root, in, src, kinds, ps)
+	return build(root, in, src, withRelease(kinds), ps)
 }
 
 // loadOverlay reads the overlay of the environment that -e or else the file

@@ -60,6 +60,18 @@ func (n *node) get(key string) *node {
 }
 
 // keys returns the mapping's keys in the order of the text.
+// below follows a path of keys as far as there are some.
+func (n *node) below(path string) *node {
+	for key := range strings.SplitSeq(path, ".") {
+		next := n.get(key)
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	return n
+}
+
 func (n *node) keys() []string {
 	keys := make([]string, 0, len(n.pairs))
 	for _, p := range n.pairs {

@@ -15,7 +15,7 @@ import (
 // YAML in it, made from the same structs as the schema; "" lists the sections.
 // A section is a top-level key, a step kind, or a topic.
 func Reference(kinds Kinds, section string) (string, error) {
-	w := &refWriter{b: &strings.Builder{}, d: newDecoder(&problems{}), kinds: kinds}
+	w := &refWriter{b: &strings.Builder{}, d: newDecoder(&problems{}), kinds: withRelease(kinds)}
 	pages := w.pages()
 	if section == "" {
 		w.contents(pages)
@@ -64,6 +64,17 @@ func (w *refWriter) pages() []page {
 		page{"steps", "What to do, in order. A step has exactly one key that names its kind, the kind's other keys, and these:", w.steps},
 		page{"verify", "Checks after the last step; one that fails rolls everything back. A check has exactly one key that names its kind, the kind's other keys, and these:", w.verify},
 	)
+	pages = append(pages, page{"gates", "Checks that a gate asks again and again, by name (see release and gate). A check has exactly one key that names its kind, the kind's other keys, and these:", func() {
+		w.yaml(reflect.TypeFor[gateKeys]())
+		fmt.Fprintf(w.b, "\nThe kinds are: %s.\n", strings.Join(w.kinds.CheckNames(), ", "))
+	}})
+	pages = append(pages, page{"mitigations", "Small plans for an emergency, by name, written and approved ahead (backstay mitigate).", func() {
+		w.fence(func() {
+			w.line(0, "mitigations:")
+			w.line(1, "NAME:")
+			w.block(reflect.TypeFor[mitigationKeys](), 2)
+		})
+	}})
 	sections := w.kinds.Sections()
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		pages = append(pages, page{name, "The " + name + ", by name.", func() {
@@ -85,6 +96,15 @@ func (w *refWriter) pages() []page {
 				fmt.Fprintf(w.b, "\nAs an entry of `verify:`, beside the common keys (see verify):\n")
 				w.kind(name, entryType(check))
 			}
+		}})
+	}
+	for _, name := range w.kinds.CheckNames() {
+		if slices.ContainsFunc(pages, func(p page) bool { return p.name == name }) {
+			continue
+		}
+		c, _ := w.kinds.CheckConfig(name)
+		pages = append(pages, page{name, "The keys of " + article(name) + " check, beside the common ones (see gates and verify).", func() {
+			w.kind(name, entryType(c))
 		}})
 	}
 	return append(pages,

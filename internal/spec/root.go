@@ -31,8 +31,10 @@ type rootKeys struct {
 	Environment string                  `yaml:"environment" format:"name" doc:"The environment where -e names none. In dev, artifacts need no digest." example:"dev"`
 	Inputs      map[string]InputDecl    `yaml:"inputs" format:"input" doc:"The values that come from outside, used as ${NAME}. They are recorded; none has a default."`
 	Artifacts   map[string]ArtifactDecl `yaml:"artifacts" format:"name" doc:"Files that the release ships, by name."`
+	Gates       raw                     `yaml:"gates" doc:"Checks that gates ask, by name, before a release goes on." example:"{smoke: {http: \"http://127.0.0.1:8080/healthz\", for: 30s}}"`
 	Steps       raw                     `yaml:"steps" required:"true" doc:"What to do, in order. Each step is undone if a later one fails." example:"[{run: ./deploy.sh, undo: ./undeploy.sh}]"`
 	Verify      raw                     `yaml:"verify" doc:"Checks after the last step. One that fails rolls everything back." example:"[{run: ./smoke.sh}]"`
+	Mitigations raw                     `yaml:"mitigations" doc:"Small plans for an emergency, by name, written and approved ahead (backstay mitigate)." example:"{checkout-off: {for: orders fail, at-once: it is one flag, steps: [{flag: {key: new-checkout, turn: \"off\"}}]}}"`
 	Bake        bakeValue               `yaml:"bake" doc:"How long to keep watching the verify checks after the commit before the release counts as proven." example:"30m"`
 	Rollback    rollbackKeys            `yaml:"rollback" doc:"Bounds of a rollback."`
 	Policy      Policy                  `yaml:"policy" doc:"What is demanded of the people around a deployment."`
@@ -92,14 +94,21 @@ func build(root *node, in *inputs, src Source, kinds Kinds, ps *problems) (*Spec
 		spec.Environment = keys.Environment
 	}
 	spec.Policy = keys.Policy
+	d.require(root.get("policy"), keys.Policy.Require)
 	spec.Artifacts = d.artifacts(root.get("artifacts"), keys.Artifacts, spec.Environment)
 	d.label(root.get("owner"), "owner", badLabel)
 	d.label(root.get("version"), "version", badVersion)
 	if keys.Steps.node != nil {
 		readSteps(d, kinds, spec, keys.Steps.node)
 	}
+	if keys.Gates.node != nil {
+		spec.Gates = d.gates(keys.Gates.node, kinds)
+	}
 	if keys.Verify.node != nil {
-		spec.Verify = d.checks(keys.Verify.node, kinds)
+		spec.Verify = d.checks(keys.Verify.node, "verify", kinds)
+	}
+	if keys.Mitigations.node != nil {
+		spec.Mitigations = d.mitigations(keys.Mitigations.node, kinds)
 	}
 	spec.Rollback.Within = d.positive(keys.Rollback.Within, root.get("rollback"), "rollback", "within")
 	spec.Bake = d.bake(root.get("bake"), keys.Bake.bakeKeys)
@@ -233,6 +242,21 @@ func badVersion(s string) string {
 	return badLabel(s)
 }
 
+// require checks what evidence is demanded.
+func (d *decoder) require(policy *node, r *Require) {
+	if r == nil || r.Drill == nil || policy == nil || policy.shape != mapping {
+		return
+	}
+	const path = "policy.require.drill"
+	n := policy.get("require").get("drill")
+	if at := n.get("max-age"); at != nil && at.shape == scalar && isDuration(at.text) && r.Drill.MaxAge == 0 {
+		d.ps.add(at, path+".max-age", "must be more than 0s", "14d is as long as a drill is evidence")
+	}
+	if at := n.get("failed"); r.Drill.Failed < 0 {
+		d.ps.add(at, path+".failed", "must not be negative", "0 allows none")
+	}
+}
+
 func (d *decoder) bake(n *node, keys bakeKeys) Bake {
 	b := Bake{Every: defaultBakeEvery, Failures: defaultBakeFailures}
 	if keys.For != nil {
@@ -250,23 +274,23 @@ func (d *decoder) bake(n *node, keys bakeKeys) Bake {
 	return b
 }
 
-// checks reads the verify list.
-func (d *decoder) checks(n *node, kinds Kinds) []Check {
+// checks reads a verify list.
+func (d *decoder) checks(n *node, list string, kinds Kinds) []Check {
 	if n.shape != sequence {
 		if n.shape != void {
-			d.mismatch(n, "verify", "a list", "begin each check with '- '")
+			d.mismatch(n, list, "a list", "begin each check with '- '")
 		}
 		return nil
 	}
 	if len(n.items) > maxSteps {
-		d.ps.add(n, "verify", fmt.Sprintf("more than %d checks", maxSteps), "")
+		d.ps.add(n, list, fmt.Sprintf("more than %d checks", maxSteps), "")
 		return nil
 	}
 	names, count, lines := kinds.CheckNames(), map[string]int{}, map[string]int{}
 	common := d.fields(reflect.TypeFor[checkKeys]())
 	var checks []Check
 	for i, item := range n.items {
-		path := at("verify", i)
+		path := at(list, i)
 		if item.shape != mapping {
 			if item.shape != void {
 				d.mismatch(item, path, "a check", "a check is a mapping such as: run: ./smoke.sh")

@@ -22,6 +22,7 @@ type object = map[string]any
 // documents keys by it. It is weaker than Parse: it knows no references, names
 // used twice, or numbers that are ambiguous.
 func Schema(kinds Kinds) ([]byte, error) {
+	kinds = withRelease(kinds)
 	s := &schemaMaker{defs: object{}, d: newDecoder(&problems{}), names: map[reflect.Type]string{}}
 	s.base()
 	root := s.structure(reflect.TypeFor[rootKeys]())
@@ -42,6 +43,21 @@ func Schema(kinds Kinds) ([]byte, error) {
 	s.property(root, "verify", object{"type": "array", "items": object{
 		"oneOf": s.kinds("check", "check", kinds.CheckNames(), kinds.CheckConfig, reflect.TypeFor[checkKeys]()),
 	}})
+	s.property(root, "gates", object{
+		"type": "object", "propertyNames": object{"pattern": `^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`},
+		"additionalProperties": object{"oneOf": s.kinds("gate", "check", kinds.CheckNames(), kinds.CheckConfig, reflect.TypeFor[gateKeys]())},
+	})
+	mitigation := s.structure(reflect.TypeFor[mitigationKeys]())
+	for list, items := range map[string][]any{"cell": {ref("group")}, "steps": {ref("group"), ref("stage")}} {
+		s.property(mitigation, list, object{"type": "array", "minItems": 1, "items": object{"oneOf": append(slices.Clone(steps), items...)}})
+	}
+	s.property(mitigation, "verify", object{"type": "array", "items": object{
+		"oneOf": s.kinds("check", "check", kinds.CheckNames(), kinds.CheckConfig, reflect.TypeFor[checkKeys]()),
+	}})
+	s.defs["mitigation"] = mitigation
+	s.property(root, "mitigations", object{
+		"type": "object", "propertyNames": object{"pattern": `^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`}, "additionalProperties": ref("mitigation"),
+	})
 	sections := kinds.Sections()
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		t := reflect.TypeOf(sections[name])

@@ -60,11 +60,15 @@ type Spec struct {
 	Artifacts map[string]ArtifactDecl    `json:"artifacts,omitempty"`
 	Sections  map[string]json.RawMessage `json:"sections,omitempty"` // section → {entry: config}
 	Stages    []Stage                    `json:"stages,omitempty"`
-	Steps     []Step                     `json:"steps"` // in an order that satisfies Needs
+	Steps     []Step                     `json:"steps"`           // in an order that satisfies Needs
+	Gates     []Gate                     `json:"gates,omitempty"` // by name
 	Verify    []Check                    `json:"verify,omitempty"`
 	Bake      Bake                       `json:"bake"`
 	Rollback  Rollback                   `json:"rollback"`
 	Policy    Policy                     `json:"policy"`
+
+	Mitigations []Mitigation `json:"mitigations,omitempty"` // by name
+	Mitigates   *Mitigates   `json:"mitigates,omitempty"`   // of a mitigation's own spec
 
 	// Merged is the YAML that the spec was decoded from: file and overlay
 	// merged, inputs put in, without the inputs section. Render prints it.
@@ -155,5 +159,17 @@ type Rollback struct {
 
 // Policy is what the spec demands of the people around a deployment.
 type Policy struct {
-	NotAuthor bool `yaml:"not-author" json:"not_author,omitempty" doc:"Who starts the deployment may not approve it." example:"true"`
+	NotAuthor bool     `yaml:"not-author" json:"not_author,omitempty" doc:"Who starts the deployment may not approve it." example:"true"`
+	Require   *Require `yaml:"require" json:"require,omitempty" doc:"Evidence without which nothing is deployed."`
+}
+
+// Require is the evidence that must be there before a deployment begins.
+type Require struct {
+	Drill *DrillPolicy `yaml:"drill" json:"drill,omitempty" doc:"A drill of exactly the plan that is deployed (backstay drill). Without it deploy is refused."`
+}
+
+// DrillPolicy says which drill is good enough.
+type DrillPolicy struct {
+	MaxAge backstay.Duration `yaml:"max-age" json:"max_age" required:"true" doc:"How old it may be. A drill is evidence for 14d at most." example:"14d"`
+	Failed int               `yaml:"failed" json:"failed" doc:"How many of its cells may have failed or hung. Default: 0." example:"0"`
 }

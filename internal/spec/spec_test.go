@@ -147,6 +147,9 @@ func TestRenderReadsBack(t *testing.T) {
 				for i := range s.Steps {
 					s.Steps[i].Line, s.Steps[i].Column = 0, 0
 				}
+				for i := range s.Gates {
+					s.Gates[i].Line, s.Gates[i].Column = 0, 0
+				}
 				for i := range s.Verify {
 					s.Verify[i].Line, s.Verify[i].Column = 0, 0
 				}

@@ -61,20 +61,36 @@ type pendingStep struct {
 }
 
 func readSteps(d *decoder, kinds Kinds, spec *Spec, n *node) {
-	r := &stepReader{d: d, kinds: kinds, names: kinds.Names(), spec: spec, count: map[string]int{}, stages: map[string]*node{}}
-	if n.shape == void {
-		return
-	}
-	if n.shape != sequence {
-		d.mismatch(n, "steps", "a list", "begin each step with '- '")
-		return
-	}
-	r.list(n, "steps", "")
+	r := newStepReader(d, kinds, spec)
+	r.section(n, "steps", "")
 	if len(r.pending) > maxSteps {
 		d.ps.add(n, "steps", fmt.Sprintf("more than %d steps", maxSteps), "split the release")
 		return
 	}
 	spec.Steps = resolveNeeds(d.ps, r.pending)
+}
+
+func newStepReader(d *decoder, kinds Kinds, spec *Spec) *stepReader {
+	return &stepReader{d: d, kinds: kinds, names: kinds.Names(), spec: spec, count: map[string]int{}, stages: map[string]*node{}}
+}
+
+// section reads a whole list: of the file (stage ""), or what is one stage.
+func (r *stepReader) section(n *node, path, stage string) {
+	if n.shape != sequence {
+		if n.shape != void {
+			r.d.mismatch(n, path, "a list", "begin each step with '- '")
+		}
+		return
+	}
+	if stage != "" {
+		r.stages[stage] = n
+		r.spec.Stages = append(r.spec.Stages, Stage{Name: stage})
+		r.segment++
+	}
+	r.list(n, path, stage)
+	if stage != "" {
+		r.segment++
+	}
 }
 
 // list reads the steps of the file (stage "") or of one stage.
@@ -182,6 +198,16 @@ func (r *stepReader) step(n *node, path, stage string, before []int) (int, bool)
 	}
 	config, _ := r.kinds.Config(kind)
 	s.Config = r.d.config(n, path, kind, config, common)
+	if v, ok := config.(Validator); ok && s.Config != nil {
+		for _, p := range v.SpecProblems() {
+			r.d.ps.add(n.below(p.Path), join(path, p.Path), p.Message, p.Hint)
+		}
+	}
+	if kind == ReleaseKind && r.d.err == nil {
+		if r.d.release(n, path, config); s.Config != nil {
+			s.Config = backstay.Canonical(config)
+		}
+	}
 	r.pending = append(r.pending, s)
 	return len(r.pending) - 1, true
 }

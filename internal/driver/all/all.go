@@ -10,8 +10,16 @@ import (
 	"github.com/backstay-dev/backstay/internal/driver/approve"
 	"github.com/backstay-dev/backstay/internal/driver/command"
 	"github.com/backstay-dev/backstay/internal/driver/file"
+	"github.com/backstay-dev/backstay/internal/driver/flag"
+	"github.com/backstay-dev/backstay/internal/driver/gate"
 	"github.com/backstay-dev/backstay/internal/driver/httpcall"
+	"github.com/backstay-dev/backstay/internal/driver/metric"
+	"github.com/backstay-dev/backstay/internal/driver/migration"
+	"github.com/backstay-dev/backstay/internal/driver/migration/backfill"
+	"github.com/backstay-dev/backstay/internal/driver/migration/promote"
+	"github.com/backstay-dev/backstay/internal/driver/migration/snapshot"
 	"github.com/backstay-dev/backstay/internal/driver/service"
+	"github.com/backstay-dev/backstay/internal/driver/traffic"
 )
 
 // New returns the registry of all kinds.
@@ -20,8 +28,11 @@ func New() (*driver.Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list step kinds: %w", err)
 	}
-	registry, err := driver.NewRegistry(approve.New(), command.New(), files, httpcall.New(), service.New())
+	registry, err := driver.NewRegistry(approve.New(), backfill.New(), command.New(), files, flag.New(time.Now), gate.New(), httpcall.New(), migration.New(), promote.New(), service.New(), snapshot.New(), traffic.New())
 	if err != nil {
+		return nil, fmt.Errorf("list step kinds: %w", err)
+	}
+	if err := registry.AddChecks(metric.Kinds(time.Now)...); err != nil {
 		return nil, fmt.Errorf("list step kinds: %w", err)
 	}
 	return registry, nil

@@ -13,10 +13,10 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"approve", "file", "http", "run", "service"}, r.Names()); diff != "" {
+	if diff := cmp.Diff([]string{"approve", "backfill", "file", "flag", "gate", "http", "migrate", "promote", "run", "service", "snapshot", "traffic"}, r.Names()); diff != "" {
 		t.Errorf("kinds (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"http", "run"}, r.CheckNames()); diff != "" {
+	if diff := cmp.Diff([]string{"burn", "compare", "flag", "http", "initialise", "probe", "query", "run"}, r.CheckNames()); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
 	}
 }

@@ -34,7 +34,7 @@ type stepConfig struct {
 }
 
 type holdConfig struct {
-	From      []string          `yaml:"from" json:"from,omitempty" doc:"Who may agree: groups of the host, or single users as user:NAME. Default: anybody who can reach the ledger." example:"[sre, \"user:alice\"]"`
+	From      []string          `yaml:"from" json:"from,omitempty" doc:"Who may agree: groups of the host, or single users as user:NAME. Who cannot open the ledger asks through the control socket and must be named. Default: anybody who can open the ledger." example:"[sre, \"user:alice\"]"`
 	Count     int               `yaml:"count" json:"count,omitempty" doc:"How many different people must agree. Default: 1." example:"2"`
 	Within    backstay.Duration `yaml:"within" json:"within,omitempty" doc:"How long to wait. When the time is over without them the deployment is rolled back. Default: 24h." example:"2h"`
 	NotAuthor bool              `yaml:"not-author" json:"not-author,omitempty" doc:"Who started the deployment may not agree to it." example:"true"`

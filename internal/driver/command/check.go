@@ -42,6 +42,11 @@ func (d *Driver) Check(ctx context.Context, call backstay.Call) (backstay.CheckR
 	if err != nil {
 		return backstay.CheckResult{}, err
 	}
+	for name, slot := range map[string]string{"SIDE": "side", "ENDPOINT": "endpoint"} {
+		if value := call.Slots[slot]; value != "" {
+			c.Info[proc.EnvPrefix+name] = value
+		}
+	}
 	begun := time.Now()
 	exit, err := proc.Run(bounded, c)
 	result := backstay.CheckResult{Verdict: backstay.Fail, Samples: 1, Duration: time.Since(begun)}

@@ -37,10 +37,11 @@ import (
 type Driver struct{}
 
 var (
-	_ driver.Kind    = (*Driver)(nil)
-	_ driver.Prober  = (*Driver)(nil)
-	_ driver.Checker = (*Driver)(nil)
-	_ driver.Reaper  = (*Driver)(nil)
+	_ driver.Kind      = (*Driver)(nil)
+	_ driver.Prober    = (*Driver)(nil)
+	_ driver.Checker   = (*Driver)(nil)
+	_ driver.Reaper    = (*Driver)(nil)
+	_ driver.Sandboxer = (*Driver)(nil)
 )
 
 // New returns the kind.
@@ -105,7 +106,7 @@ func (l Line) String() string {
 
 // stepConfig are the keys of a run step.
 type stepConfig struct {
-	Run  Line  `yaml:"run" json:"run" required:"true" doc:"What to run: a shell script (by sh -euc), or a list of a program and its arguments, which no shell sees." example:"./warm-cache.sh"`
+	Run  Line  `yaml:"run" json:"run" required:"true" doc:"What to run: a shell script (by sh -euc), or a list of a program and its arguments, which no shell sees. It gets at most 4096 processes and threads at once where the host lets Backstay bound them (see SECURITY.md)." example:"./warm-cache.sh"`
 	Undo *Line `yaml:"undo" json:"undo,omitempty" doc:"The command that takes it back. It also runs after a run that stopped half-way, and perhaps twice: it must bear that." example:"./drop-cache.sh"`
 	Read *Line `yaml:"read" json:"read,omitempty" doc:"A command that changes nothing and prints the state that run changes, the same text for the same state, at most 1 MiB, no secrets. With it Backstay can tell whether the step was done and whether its undo worked." example:"./cache-version.sh"`
 
@@ -182,3 +183,7 @@ func ownKey(step backstay.Step) (backstay.Key, bool) {
 	}
 	return step.Keys[i], true
 }
+
+// Sandbox allows every step: what its commands do to files and processes stays
+// in the view, and the network is not there.
+func (*Driver) Sandbox(backstay.Step) error { return nil }

@@ -337,20 +337,21 @@ func TestProbe(t *testing.T) {
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		run  string
-		want backstay.Verdict
-		says string
+		run     string
+		timeout time.Duration
+		want    backstay.Verdict
+		says    string
 	}{
-		{"exit 0", backstay.Pass, "status 0"},
-		{"exit 1", backstay.Fail, "status 1"},
-		{"trap '' TERM; sleep 60", backstay.Fail, "took longer than 300ms"},
+		{"exit 0", time.Minute, backstay.Pass, "status 0"},
+		{"exit 1", time.Minute, backstay.Fail, "status 1"},
+		{"trap '' TERM; sleep 60", 300 * time.Millisecond, backstay.Fail, "took longer than 300ms"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.run, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			req := w.request(t, map[string]any{"run": tt.run})
-			req.Timeout = backstay.Duration(300 * time.Millisecond)
+			req.Timeout = backstay.Duration(tt.timeout)
 			p, err := New().PrepareCheck(t.Context(), req)
 			if err != nil {
 				t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,7 +45,10 @@ func newWorld(t *testing.T) world {
 
 func (w world) put(tb testing.TB, path, content string, mode fs.FileMode) {
 	tb.Helper()
-	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+	syscall.ForkLock.RLock() // who is forked now would keep a script from being run
+	err := os.WriteFile(path, []byte(content), mode)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		tb.Fatal(err)
 	}
 	if err := os.Chmod(path, mode); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/durable"
@@ -154,6 +155,10 @@ func (p *pin) materialise(ctx context.Context, call backstay.Call) (path string,
 		return "", fmt.Errorf("read pinned content: %w", err)
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
+	// A process that was forked while it is open for writing would keep it from
+	// being run (ETXTBSY), and a shell does not try again.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := durable.WriteFile(path, content, durable.Attr{Mode: 0o700}); err != nil {
 		return "", err //nolint:wrapcheck // says what it did
 	}

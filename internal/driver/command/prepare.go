@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,7 +14,7 @@ import (
 	"time"
 
 	"github.com/backstay-dev/backstay"
-	"github.com/backstay-dev/backstay/internal/proc"
+	"github.com/backstay-dev/backstay/internal/driver"
 	"github.com/backstay-dev/backstay/internal/tree"
 )
 
@@ -193,40 +192,19 @@ func (p *preparer) dir(dir string) string {
 
 // env checks the variables and that their references resolve.
 func (p *preparer) env(env map[string]string, pass []string) map[string]string {
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		at := "env." + name
-		p.variable(at, name)
-		value := env[name]
-		if why := proc.RefuseValue(name, value); why != "" {
-			p.refuse(at, why, "")
-		}
-		if !strings.HasPrefix(value, secretPrefix) {
-			continue
-		}
-		if !slices.Contains(p.secrets, value) {
-			p.secrets = append(p.secrets, value)
-		}
-		if p.req.Secrets == nil {
-			continue
-		}
-		if _, err := p.req.Secrets.Resolve(value); err != nil {
-			p.refuse(at, err.Error(), backstay.HintOf(err))
-		}
-	}
+	problems, references := driver.CheckEnv("env", env, p.req.Secrets)
+	p.problems = append(p.problems, problems...)
+	p.secrets = append(p.secrets, references...)
 	for i, name := range pass {
 		at := fmt.Sprintf("pass-env[%d]", i)
-		p.variable(at, name)
+		if why, hint := driver.RefuseVariable(name); why != "" {
+			p.refuse(at, why, hint)
+		}
 		if _, both := env[name]; both {
 			p.refuse(at, name+" is also set by env", "drop one of them")
 		}
 	}
 	return env
-}
-
-func (p *preparer) variable(at, name string) {
-	if why, hint := proc.RefuseVariable(name); why != "" {
-		p.refuse(at, why, hint)
-	}
 }
 
 // line freezes one command.

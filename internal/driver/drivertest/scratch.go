@@ -3,6 +3,7 @@ package drivertest
 import (
 	"os"
 	"testing"
+	"time"
 )
 
 // memory is where Linux has a file system in memory.
@@ -23,4 +24,16 @@ func Scratch(t testing.TB) string {
 		}
 	})
 	return dir
+}
+
+// Eventually waits until ok, for at most ten seconds.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
 }

@@ -60,6 +60,7 @@ func (tr *Trial) Call() backstay.Call {
 		DataDir:        tr.Fixture.Request.DataDir,
 		Blobs:          tr.Fixture.Request.Blobs,
 		Secrets:        tr.Fixture.Request.Secrets,
+		Flags:          tr.Fixture.Request.Flags,
 		Before:         tr.Before,
 		After:          tr.After,
 		Slots:          maps.Clone(tr.Slots),

@@ -135,7 +135,7 @@ func (d *Driver) Check(ctx context.Context, call backstay.Call) (backstay.CheckR
 		return backstay.CheckResult{}, err
 	}
 	begun := time.Now()
-	a, err := b.Do.send(ctx, call, true)
+	a, err := b.Do.at(call.Slots).send(ctx, call, true)
 	result := backstay.CheckResult{Verdict: backstay.Fail, Samples: 1, Duration: time.Since(begun)}
 	switch {
 	case ctx.Err() != nil:

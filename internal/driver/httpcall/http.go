@@ -92,7 +92,7 @@ type readConfig struct {
 
 // checkConfig are the keys of a verify entry.
 type checkConfig struct {
-	HTTP Target `yaml:"http" json:"http" required:"true" doc:"A URL that must answer with a status from 200 to 299, or a mapping that says more." example:"http://127.0.0.1:8080/healthz"`
+	HTTP Target `yaml:"http" json:"http" required:"true" doc:"A URL that must answer with a status from 200 to 299, or a mapping that says more. In a gate of a release {endpoint} is the address of the new side's first instance, {side} its name." example:"http://127.0.0.1:8080/healthz"`
 }
 
 // targetConfig is the mapping form of a verify entry.

@@ -170,7 +170,7 @@ func (p *preparer) request(at string, base request, method, address string, head
 
 // url checks an address without connecting to it.
 func (p *preparer) url(at string, r request) {
-	u, err := url.Parse(r.URL)
+	u, err := url.Parse(r.filled())
 	switch {
 	case err != nil:
 		p.refuse(at, "is not a URL", "such as https://example.org/path") // the parser's message repeats it all

@@ -31,11 +31,40 @@ const (
 func (r request) String() string { return r.Method + " " + r.place() }
 
 func (r request) place() string {
-	u, err := url.Parse(r.URL)
+	u, err := url.Parse(r.filled())
 	if err != nil {
 		return "URL"
 	}
+	if u.Host == anyEndpoint {
+		u.Host = ""
+		return u.Scheme + "://{endpoint}" + u.Path
+	}
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
+// anyEndpoint stands for an address that is not known before a side is started.
+const anyEndpoint = "endpoint.invalid"
+
+// filled is the URL with something in the places of a side's address and name,
+// which a check of a gate may have.
+func (r request) filled() string {
+	return strings.NewReplacer("{endpoint}", anyEndpoint, "{side}", "side").Replace(r.URL)
+}
+
+// at is the request to the side that a gate waits for, with its address and
+// name (slots of the steps that started and registered it) in their places.
+func (r request) at(slots map[string]string) request {
+	if len(slots) == 0 {
+		return r
+	}
+	put := strings.NewReplacer("{endpoint}", slots["endpoint"], "{side}", slots["side"])
+	r.URL = put.Replace(r.URL)
+	headers := make(map[string]string, len(r.Headers))
+	for name, value := range r.Headers {
+		headers[name] = put.Replace(value)
+	}
+	r.Headers = headers
+	return r
 }
 
 // answer is what came back.

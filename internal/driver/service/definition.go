@@ -46,6 +46,31 @@ type body struct {
 	V          int        `json:"v"`
 	Definition definition `json:"definition"`
 	Digest     string     `json:"digest"` // of the definition
+	// Of a service with two sides: which one, how many of its instances (0: all),
+	// and whether it is retired instead of started.
+	Side   string `json:"side,omitempty"`
+	Count  int    `json:"count,omitempty"`
+	Retire bool   `json:"retire,omitempty"`
+}
+
+// name is what people call it: the service, or its side.
+func (b body) name() string {
+	if b.Side == "" {
+		return b.Definition.Name
+	}
+	return b.Definition.Name + "." + b.Side
+}
+
+func (b body) key() backstay.Key { return keyOf(b.name()) }
+
+func (b body) store(dataDir string) store { return openStore(dataDir, b.name()) }
+
+// wanted is how many instances the step is to leave.
+func (b body) wanted() int {
+	if b.Count > 0 {
+		return b.Count
+	}
+	return b.Definition.Instances
 }
 
 const bodyFormat = 1

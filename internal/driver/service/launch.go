@@ -28,6 +28,7 @@ type launcher struct {
 	definition definition
 	digest     string
 	set        string
+	after      int // instances are numbered from here
 }
 
 // portTries is how often an instance is started on another port when its own
@@ -48,9 +49,9 @@ func (l launcher) launch(ctx context.Context, n int) ([]instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(n)
+	ports, err := l.store.ports(l.after, n)
 	if err != nil {
-		return nil, fmt.Errorf("start service %s: %w", l.definition.Name, err)
+		return nil, fmt.Errorf("start service %s: %w", l.store.name, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -62,7 +63,7 @@ func (l launcher) launch(ctx context.Context, n int) ([]instance, error) {
 	)
 	for i := range n {
 		group.Go(func() {
-			inst, err := l.startOne(ctx, dir, secrets, i+1, ports[i])
+			inst, err := l.startOne(ctx, dir, secrets, l.after+i+1, ports[i])
 			mu.Lock()
 			defer mu.Unlock()
 			started[i] = inst
@@ -76,7 +77,7 @@ func (l launcher) launch(ctx context.Context, n int) ([]instance, error) {
 	if first != nil {
 		return nil, errors.Join(first, l.abandon(ctx, started))
 	}
-	return started, nil
+	return started, l.store.keepPorts(started)
 }
 
 // abandonDrain is the drain time of instances that never served anybody.
@@ -154,6 +155,7 @@ func (l launcher) command(dir string, secrets map[string]string, expand *strings
 			proc.EnvPrefix + "DEPLOYMENT": l.call.Deployment,
 			proc.EnvPrefix + "RELEASE":    l.call.Release,
 			proc.EnvPrefix + "SERVICE":    l.definition.Name,
+			proc.EnvPrefix + "SIDE":       l.store.side(),
 		},
 		Token: proc.Token{Deployment: l.call.Deployment, Step: l.call.Step.ID, Fence: l.call.Token},
 	}

@@ -6,15 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/backstay-dev/backstay"
-	"github.com/backstay-dev/backstay/internal/proc"
+	"github.com/backstay-dev/backstay/internal/driver"
 )
 
 const secretPrefix = "secret:"
@@ -49,36 +47,62 @@ func (d *Driver) Prepare(ctx context.Context, req backstay.Request) (backstay.Pr
 			return backstay.Prepared{}, err
 		}
 	}
+	b := body{V: bodyFormat, Definition: def}
+	if len(p.problems) == 0 {
+		if b.Digest, err = def.store(req.Blobs); err == nil {
+			err = p.sided(c, &b)
+		}
+		if err != nil {
+			return backstay.Prepared{}, err
+		}
+	}
 	if len(p.problems) > 0 {
 		return backstay.Prepared{}, &backstay.RefusedError{What: "spec", Problems: p.problems}
 	}
-	digest, err := def.store(req.Blobs)
-	if err != nil {
-		return backstay.Prepared{}, err
-	}
-	key := keyOf(def.Name)
-	timeout := req.Timeout
+	return p.frozen(b)
+}
+
+// frozen is the step of a body that was checked.
+func (p *preparer) frozen(b body) (backstay.Prepared, error) {
+	def, key, name := b.Definition, b.key(), b.name()
+	timeout := p.req.Timeout
 	if timeout <= 0 {
 		timeout = unpackTime + def.Ready.Within + def.Drain
 	}
-	undo := req.UndoTimeout
+	undo := p.req.UndoTimeout
 	if undo <= 0 {
 		undo = unpackTime + def.Ready.Within + 2*def.Drain
 	}
-	return backstay.Prepared{
-		Kind: d.Name(), Body: backstay.Canonical(body{V: bodyFormat, Definition: def, Digest: digest}),
+	out := backstay.Prepared{
+		Kind: "service", Body: backstay.Canonical(b),
 		Keys: []backstay.Key{key}, Class: backstay.Equivalent, Modulo: []string{modulo},
 		Effect: backstay.Idempotent, Fence: backstay.Leased, Window: timeout,
 		Restorable: true, HasUndo: true, Timeout: timeout, UndoTimeout: undo,
 		Want: backstay.Image{key: backstay.PartValue(fact{
-			Release: def.Release, Definition: digest, Instances: def.Instances, Alive: def.Instances,
+			Release: def.Release, Definition: b.Digest, Instances: b.wanted(), Alive: b.wanted(),
 		})},
-		Summary:     fmt.Sprintf("start %d instance(s) of service %s from %s (%.12s)", def.Instances, def.Name, def.File, def.Release),
-		UndoSummary: "make the former instances of " + def.Name + " current again and stop the new ones",
-		ReadSummary: "look which release of " + def.Name + " is current and how many of its instances live",
-		Blobs:       []string{def.Release, digest}, Secrets: p.secrets,
-		Warnings: []string{"nobody starts an instance of " + def.Name + " again when it crashes, or after a reboot; `backstay drift` reports a dead one"},
-	}, nil
+		Summary:     fmt.Sprintf("start %d instance(s) of service %s from %s (%.12s)", b.wanted(), name, def.File, def.Release),
+		UndoSummary: "make the former instances of " + name + " current again and stop the new ones",
+		ReadSummary: "look which release of " + name + " is current and how many of its instances live",
+		Blobs:       []string{def.Release, b.Digest}, Secrets: p.secrets,
+		Warnings: []string{"nobody starts an instance of " + name + " again when it crashes, or after a reboot; `backstay drift` reports a dead one"},
+	}
+	if b.Side != "" && !b.Retire {
+		out.UndoSummary = "stop the new instances of " + name
+	}
+	if !b.Retire {
+		return out, nil
+	}
+	out.Want = backstay.Image{key: {}}
+	out.Summary = fmt.Sprintf("take %s (%.12s) out of use; its %d instance(s) run on until the deployment is proven", name, def.Release, def.Instances)
+	out.UndoSummary = "take the instances of " + name + " back into use, starting those that ended"
+	out.Warnings = nil
+	// What an undo starts them from was stored when they were deployed.
+	had, err := p.req.Blobs.Has(def.Release)
+	if err == nil && !had {
+		out.Blobs = []string{b.Digest}
+	}
+	return out, err
 }
 
 // service finds the section's entry.
@@ -121,7 +145,9 @@ func (p *preparer) define(def *definition, c serviceConfig) {
 		p.refuse("service.command", "is empty", `such as ["{artifact}", --listen, "127.0.0.1:{port}"]`)
 	}
 	p.placeholders("service.command", c.Command)
-	p.environment(c.Env)
+	problems, references := driver.CheckEnv("service.env", c.Env, p.req.Secrets)
+	p.problems = append(p.problems, problems...)
+	p.secrets = append(p.secrets, references...)
 	p.directory(def, c.Dir)
 	p.account(c.User)
 	p.readiness(def, c.Ready)
@@ -137,30 +163,6 @@ func (p *preparer) placeholders(at string, texts []string) {
 		}
 		if strings.ContainsRune(text, 0) {
 			p.refuse(fmt.Sprintf("%s[%d]", at, i), "holds a NUL byte", "")
-		}
-	}
-}
-
-func (p *preparer) environment(env map[string]string) {
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		at, value := "service.env."+name, env[name]
-		if why, hint := proc.RefuseVariable(name); why != "" {
-			p.refuse(at, why, hint)
-		}
-		if why := proc.RefuseValue(name, value); why != "" {
-			p.refuse(at, why, "")
-		}
-		if !strings.HasPrefix(value, secretPrefix) {
-			continue
-		}
-		if !slices.Contains(p.secrets, value) {
-			p.secrets = append(p.secrets, value)
-		}
-		if p.req.Secrets == nil {
-			continue
-		}
-		if _, err := p.req.Secrets.Resolve(value); err != nil {
-			p.refuse(at, err.Error(), backstay.HintOf(err))
 		}
 	}
 }

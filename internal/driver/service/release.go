@@ -212,7 +212,7 @@ func (r releases) used() (map[string]bool, error) {
 	}
 	used := map[string]bool{}
 	for _, e := range services {
-		if !validName(e.Name()) {
+		if name, _, _ := strings.Cut(e.Name(), "."); !validName(name) {
 			continue
 		}
 		s := openStore(r.dataDir, e.Name())
@@ -243,7 +243,7 @@ const lockEvery = 20 * time.Millisecond
 
 // lock waits for the releases' lock.
 func (r releases) lock(ctx context.Context) (unlock func() error, err error) {
-	if err := durable.MkdirAll(r.dir(), 0o755); err != nil {
+	if err := durable.MkdirAll(r.dir(), 0o711); err != nil {
 		return nil, err //nolint:wrapcheck // says what it did
 	}
 	tick := time.NewTicker(lockEvery)

@@ -42,6 +42,8 @@ var (
 	_ driver.Reaper    = (*Driver)(nil)
 	_ driver.Settler   = (*Driver)(nil)
 	_ driver.Sectioner = (*Driver)(nil)
+	_ driver.Sandboxer = (*Driver)(nil)
+	_ driver.Furnisher = (*Driver)(nil)
 )
 
 // New returns the kind.
@@ -61,6 +63,10 @@ const section = "services"
 // stepConfig are the keys of a service step.
 type stepConfig struct {
 	Service string `yaml:"service" json:"service" required:"true" ref:"services" doc:"The service to start in this release: an entry of services. Its old instances keep running until the deployment is proven." example:"web"`
+
+	Side      string `yaml:"side" json:"side,omitempty" enum:"next,live,blue,green" doc:"For a service behind a router: the side to start it on, blue or green; next is the one that is not in use, live the one that is. A side keeps its ports. See release, which writes such steps." example:"next"`
+	Instances int    `yaml:"instances" json:"instances,omitempty" doc:"With side: have only so many instances for now; a later step adds the others. Default: all." example:"1"`
+	Retire    bool   `yaml:"retire" json:"retire,omitempty" doc:"With side: take it out of use instead. Its instances run on until the deployment is proven, so that the way back is short." example:"true"`
 }
 
 // serviceConfig is one entry of the section services.
@@ -113,8 +119,8 @@ func (d *Driver) Observe(_ context.Context, call backstay.Call) (backstay.Image,
 	if err != nil {
 		return nil, err
 	}
-	key := keyOf(b.Definition.Name)
-	cur, err := openStore(call.DataDir, b.Definition.Name).current()
+	key := b.key()
+	cur, err := b.store(call.DataDir).current()
 	switch {
 	case err != nil:
 		return backstay.Image{key: {Unreadable: err.Error()}}, nil
@@ -136,30 +142,45 @@ func (d *Driver) Do(ctx context.Context, call backstay.Call) (backstay.Result, e
 		return backstay.Result{}, err
 	}
 	if ctx.Err() != nil {
-		return backstay.Result{}, fmt.Errorf("start service %s: %w", b.Definition.Name, ending(ctx))
+		return backstay.Result{}, fmt.Errorf("start service %s: %w", b.name(), ending(ctx))
 	}
-	s := openStore(call.DataDir, b.Definition.Name)
+	s := b.store(call.DataDir)
+	if b.Retire {
+		return d.retire(s)
+	}
 	cur, err := s.current()
 	if err != nil {
 		return backstay.Result{}, err
 	}
 	set := setOf(call)
-	if f := cur.fact(); cur != nil && cur.Set == set && f.Definition == b.Digest && f.Alive == f.Instances {
+	ours := cur != nil && cur.Set == set && cur.Digest == b.Digest
+	if f := cur.fact(); ours && f.Instances == b.wanted() && f.Alive == f.Instances {
 		return backstay.Result{Slots: cur.slots()}, nil // a former attempt got this far
 	}
 	if err := s.stopOwn(ctx, call, cur, b.Definition.drain()); err != nil {
 		return backstay.Result{}, err
 	}
+	next := &live{Set: set, Definition: b.Definition, Digest: b.Digest, Count: b.Count}
 	l := launcher{store: s, call: call, definition: b.Definition, digest: b.Digest, set: set}
-	started, err := l.launch(ctx, b.Definition.Instances)
+	if ours { // a batch before this one
+		next.Instances = cur.living()
+		l.after = highest(next.Instances)
+	}
+	started, err := l.launch(ctx, b.wanted()-len(next.Instances))
 	if err != nil {
 		return backstay.Result{}, err
 	}
-	next := &live{Set: set, Definition: b.Definition, Digest: b.Digest, Instances: started}
+	next.Instances = append(next.Instances, started...)
 	if err := s.setCurrent(ctx, next); err != nil {
 		return backstay.Result{}, errors.Join(err, l.abandon(ctx, started))
 	}
 	return backstay.Result{Slots: next.slots(), Note: next.note()}, s.stopOwn(ctx, call, next, b.Definition.drain())
+}
+
+// retire makes no instance of a side current. They run on until the deployment
+// is proven: going back needs them warm.
+func (d *Driver) retire(s store) (backstay.Result, error) {
+	return backstay.Result{}, s.clearCurrent()
 }
 
 // Undo makes the instances of before current again and stops the new ones.
@@ -169,9 +190,9 @@ func (d *Driver) Undo(ctx context.Context, call backstay.Call) (backstay.Result,
 		return backstay.Result{}, err
 	}
 	if ctx.Err() != nil {
-		return backstay.Result{}, fmt.Errorf("undo service %s: %w", b.Definition.Name, ending(ctx))
+		return backstay.Result{}, fmt.Errorf("undo service %s: %w", b.name(), ending(ctx))
 	}
-	s, key := openStore(call.DataDir, b.Definition.Name), keyOf(b.Definition.Name)
+	s, key := b.store(call.DataDir), b.key()
 	var result backstay.Result
 	if len(call.Restore[key]) > 0 {
 		if result, err = d.restore(ctx, call, s, call.Before[key]); err != nil {
@@ -202,6 +223,9 @@ func (d *Driver) restore(ctx context.Context, call backstay.Call, s store, targe
 	if cur != nil && cur.Set != set && cur.fact() == want {
 		return backstay.Result{}, nil
 	}
+	if fewer := cur.without(call, want); fewer != nil {
+		return backstay.Result{Slots: fewer.slots(), Note: fewer.note()}, s.setCurrent(ctx, fewer)
+	}
 	definition, err := loadDefinition(call.Blobs, want.Definition)
 	if err != nil {
 		return backstay.Result{}, err
@@ -211,6 +235,9 @@ func (d *Driver) restore(ctx context.Context, call backstay.Call, s store, targe
 		return backstay.Result{}, err
 	}
 	next := &live{Set: set + "/undo", Definition: definition, Digest: want.Definition}
+	if want.Instances != definition.Instances {
+		next.Count = want.Instances
+	}
 	if len(old) > 0 {
 		next.Set, next.Instances = old[0].Set, old
 	}
@@ -235,7 +262,7 @@ func (d *Driver) Settle(ctx context.Context, call backstay.Call) error {
 	if err != nil {
 		return err
 	}
-	s := openStore(call.DataDir, b.Definition.Name)
+	s := b.store(call.DataDir)
 	cur, err := s.current()
 	if err != nil {
 		return err
@@ -247,7 +274,7 @@ func (d *Driver) Settle(ctx context.Context, call backstay.Call) error {
 		}
 		double = cur.Digest
 	}
-	if err := s.stop(ctx, b.Definition.drain(), func(i instance) bool {
+	if err := s.stop(ctx, call, b.Definition.drain(), func(i instance) bool {
 		return !cur.has(i.ID) && (call.Proven || i.Deployment == call.Deployment || i.Digest == double || !i.Alive())
 	}); err != nil {
 		return err
@@ -277,7 +304,7 @@ func (d *Driver) Reap(ctx context.Context, call backstay.Call) error {
 	if err != nil {
 		return err
 	}
-	s := openStore(call.DataDir, b.Definition.Name)
+	s := b.store(call.DataDir)
 	cur, err := s.current()
 	if err != nil {
 		return err
@@ -292,4 +319,28 @@ func ending(ctx context.Context) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// Sandbox allows every step: instances and their ports are the view's own.
+func (*Driver) Sandbox(backstay.Step) error { return nil }
+
+// Furnish starts the current instances again, where the host's are out of sight.
+func (*Driver) Furnish(ctx context.Context, call backstay.Call) error {
+	b, err := decode(call.Step)
+	if err != nil {
+		return err
+	}
+	s := b.store(call.DataDir)
+	cur, err := s.current()
+	if err != nil || cur == nil {
+		return err
+	}
+	l := launcher{store: s, call: call, definition: cur.Definition, digest: cur.Digest, set: cur.Set}
+	started, err := l.launch(ctx, len(cur.Instances)-cur.fact().Alive)
+	if err != nil {
+		return err
+	}
+	next := *cur
+	next.Instances = append(cur.living(), started...)
+	return s.setCurrent(ctx, &next)
 }

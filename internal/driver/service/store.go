@@ -58,11 +58,18 @@ type live struct {
 	Digest     string     `json:"definition_digest"`
 	Definition definition `json:"definition"`
 	Instances  []instance `json:"instances"`
+	Count      int        `json:"count,omitempty"` // so many are wanted; 0: what the definition says
+	Side       string     `json:"side,omitempty"`
 	Endpoints  []string   `json:"endpoints"` // host:port of each instance, for people and scripts
 }
 
-// setOf names the set that a step's do starts.
-func setOf(call backstay.Call) string { return call.Deployment + "/" + call.Step.ID }
+// setOf names the set that a step's do starts. Batches of one release are one set.
+func setOf(call backstay.Call) string {
+	if call.Step.Of != "" {
+		return call.Deployment + "/" + call.Step.Of
+	}
+	return call.Deployment + "/" + call.Step.ID
+}
 
 // has reports whether an instance belongs to the current ones; nil has none.
 func (l *live) has(id string) bool {
@@ -78,12 +85,49 @@ func (l *live) fact() fact {
 	if l == nil {
 		return fact{}
 	}
-	return fact{Release: l.Definition.Release, Definition: l.Digest, Instances: l.Definition.Instances, Alive: len(l.living())}
+	f := fact{Release: l.Definition.Release, Definition: l.Digest, Instances: l.Definition.Instances, Alive: len(l.living())}
+	if l.Count > 0 {
+		f.Instances = l.Count
+	}
+	return f
+}
+
+// without is the state before a batch was added: the same instances but for
+// those of the batch's own step. Nil where it is something else.
+func (l *live) without(call backstay.Call, want fact) *live {
+	if l == nil || l.Digest != want.Definition {
+		return nil
+	}
+	rest := slices.DeleteFunc(l.living(), func(i instance) bool { return i.Deployment == call.Deployment && i.Step == call.Step.ID })
+	if len(rest) < want.Alive || want.Alive == 0 {
+		return nil
+	}
+	fewer := *l
+	fewer.Instances, fewer.Count = rest[:want.Alive], 0
+	if want.Instances != l.Definition.Instances {
+		fewer.Count = want.Instances
+	}
+	return &fewer
+}
+
+// highest is the greatest number of an instance; 0 of none.
+func highest(all []instance) int {
+	n := 0
+	for _, i := range all {
+		n = max(n, i.Index)
+	}
+	return n
 }
 
 // slots are the run-time facts of the current instances.
 func (l *live) slots() map[string]string {
 	slots := map[string]string{}
+	if len(l.Endpoints) > 0 {
+		slots["endpoint"] = l.Endpoints[0]
+	}
+	if l.Side != "" {
+		slots["side"] = l.Side
+	}
 	for _, i := range l.Instances {
 		n := strconv.Itoa(i.Index)
 		slots["pid."+n] = strconv.Itoa(i.PID)
@@ -122,13 +166,13 @@ func (s store) setCurrent(ctx context.Context, l *live) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("make instances of service %s current: %w", s.name, ending(ctx))
 	}
-	l.V, l.Endpoints = recordFormat, []string{}
+	l.V, l.Side, l.Endpoints = recordFormat, s.side(), []string{}
 	if l.Definition.usesPort() {
 		for _, i := range l.Instances {
 			l.Endpoints = append(l.Endpoints, address(i.Port))
 		}
 	}
-	if err := s.write("current", backstay.Canonical(l), 0o644); err != nil {
+	if err := s.write("current", backstay.Canonical(l)); err != nil {
 		return fmt.Errorf("make instances of service %s current: %w", s.name, err)
 	}
 	return nil
@@ -151,18 +195,18 @@ func (s store) wanted() (string, error) {
 }
 
 func (s store) setWanted(release string) error {
-	if err := s.write("wanted", []byte(release), 0o600); err != nil {
+	if err := s.write("wanted", []byte(release)); err != nil {
 		return fmt.Errorf("note wanted release of service %s: %w", s.name, err)
 	}
 	return nil
 }
 
-func (s store) write(name string, content []byte, mode fs.FileMode) error {
+func (s store) write(name string, content []byte) error {
 	path := filepath.Join(s.dir, name)
-	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	return durable.WriteFile(path, bytes.NewReader(content), durable.Attr{Mode: mode}) //nolint:wrapcheck // says what it did
+	return durable.WriteFile(path, bytes.NewReader(content), durable.Attr{Mode: 0o600}) //nolint:wrapcheck // says what it did
 }
 
 func readJSON(path string, into any) error {
@@ -179,7 +223,7 @@ func (s store) recordPath(id string) string { return filepath.Join("instances", 
 
 func (s store) record(i instance) error {
 	i.V = recordFormat
-	if err := s.write(s.recordPath(i.ID), backstay.Canonical(i), 0o600); err != nil {
+	if err := s.write(s.recordPath(i.ID), backstay.Canonical(i)); err != nil {
 		return fmt.Errorf("record instance of service %s: %w", s.name, err)
 	}
 	return nil
@@ -242,19 +286,43 @@ func (s store) formerSet(digest, undone string) ([]instance, error) {
 
 // stopOwn stops what this step of this deployment started and is not current.
 func (s store) stopOwn(ctx context.Context, call backstay.Call, cur *live, drain time.Duration) error {
-	return s.stop(ctx, drain, func(i instance) bool {
+	return s.stop(ctx, call, drain, func(i instance) bool {
 		return i.Deployment == call.Deployment && i.Step == call.Step.ID && !cur.has(i.ID)
 	})
 }
 
 // stop ends the chosen instances together and then removes their records. A
 // recorded instance that is dead loses its record and whatever it left running.
-func (s store) stop(ctx context.Context, drain time.Duration, chosen func(instance) bool) error {
+// What is ended is told in the call's output.
+func (s store) stop(ctx context.Context, call backstay.Call, drain time.Duration, chosen func(instance) bool) error {
 	all, err := s.instances()
 	if err != nil {
 		return err
 	}
-	return s.end(ctx, drain, slices.DeleteFunc(all, func(i instance) bool { return !chosen(i) }))
+	victims := slices.DeleteFunc(all, func(i instance) bool { return !chosen(i) })
+	was := make([]string, len(victims))
+	for n, i := range victims {
+		if was[n] = "ended"; !i.Alive() {
+			was[n] = "cleaned up after the dead"
+		}
+	}
+	if err := s.end(ctx, drain, victims); err != nil {
+		return err
+	}
+	for n, i := range victims {
+		if call.Output == nil {
+			break
+		}
+		port := ""
+		if i.Port != 0 {
+			port = ", port " + strconv.Itoa(i.Port)
+		}
+		_, err := fmt.Fprintf(call.Output, "%s instance %d of %s (pid %d%s), started by step %s of deployment %s\n", was[n], i.Index, s.name, i.PID, port, i.Step, i.Deployment)
+		if err != nil {
+			return fmt.Errorf("tell what of service %s was ended: %w", s.name, err)
+		}
+	}
+	return nil
 }
 
 func (s store) end(ctx context.Context, drain time.Duration, victims []instance) error {

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/ledger"
@@ -204,6 +207,18 @@ func testCollect(t *testing.T, h Harness) {
 	}
 	if n, err := s.Collect(t.Context(), time.Hour); err != nil || n != 3 {
 		t.Errorf("collect: got %d, %v; want 3", n, err)
+	}
+	var recorded []string
+	err := s.Walk(t.Context(), ledger.Query{Kind: backstay.EntryNote, AfterLeaf: -1}, func(l ledger.Leaf) error {
+		var note backstay.NoteBody
+		err := l.Entry.Decode(&note)
+		recorded = append(recorded, note.Collected...)
+		return err
+	})
+	gone := []string{older, rolledBack, large}
+	slices.Sort(gone)
+	if diff := cmp.Diff(recorded, gone); diff != "" || err != nil {
+		t.Errorf("what the log records as collected (-got +want), %v:\n%s", err, diff)
 	}
 	for _, c := range []struct {
 		name, digest string

@@ -1,7 +1,9 @@
 package ledgertest
 
 import (
+	"bytes"
 	"errors"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -75,11 +77,30 @@ func testNewerSchema(t *testing.T, h Harness) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	h.Exec(t, "UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+	h.Exec(t, "UPDATE meta SET value = $1 WHERE key = 'schema_version'", strconv.Itoa(ledger.SchemaVersion+1))
 	_, err := h.Open(t, ledger.Options{Clock: clockOf(h)})
 	refused, ok := errors.AsType[*backstay.RefusedError](err)
 	if !ok || refused.What != "state" || refused.Hint == "" {
 		t.Errorf("open a newer schema: got %v, want a *RefusedError with a hint", err)
+	}
+}
+
+// testOlderSchema: a ledger of version 1 had no flags.
+func testOlderSchema(t *testing.T, h Harness) {
+	s := h.open(t, ledger.Options{})
+	lease := Create(t, s, New(t, "shop"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{"DROP TABLE flag", "DROP TABLE flag_change", "UPDATE meta SET value = '1' WHERE key = 'schema_version'"} {
+		h.Exec(t, statement)
+	}
+	s = h.open(t, ledger.Options{})
+	if _, err := s.Flag(t.Context(), "flag:a"); err != nil {
+		t.Errorf("a flag in a ledger that was brought up: %v", err)
+	}
+	if d, err := s.Deployment(t.Context(), lease.Deployment); err != nil || d.N != 1 {
+		t.Errorf("what was there before: got %+v, %v", d, err)
 	}
 }
 
@@ -88,6 +109,19 @@ func testDamagedRecord(t *testing.T, h Harness) {
 	lease := Create(t, s, New(t, "shop"))
 	other := Create(t, s, New(t, "shop"))
 	Append(t, s, &lease, ledger.Update{Entries: []backstay.Entry{Intent("a"), Outcome("a")}})
+	// A record that only says something else is damage, however well it reads.
+	var record []byte
+	if err := s.Walk(t.Context(), ledger.Query{AfterLeaf: 1, Limit: 1}, func(l ledger.Leaf) error { record = l.Record; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	forged := bytes.Replace(record, []byte(`"step":"a"`), []byte(`"step":"b"`), 1)
+	if bytes.Equal(forged, record) {
+		t.Fatalf("nothing to forge in %s", record)
+	}
+	h.Exec(t, "UPDATE entry SET record = $1 WHERE leaf = 2", forged)
+	if _, err := s.Entries(t.Context(), lease.Deployment, 0); !errors.Is(err, ledger.ErrDamaged) {
+		t.Errorf("entries with a forged record: got %v, want ErrDamaged", err)
+	}
 	h.Exec(t, "UPDATE entry SET record = $1 WHERE leaf = 2", []byte("not JSON"))
 	if _, err := s.Entries(t.Context(), lease.Deployment, 0); !errors.Is(err, ledger.ErrDamaged) || backstay.HintOf(err) == "" {
 		t.Errorf("entries with a changed record: got %v, want ErrDamaged with a hint", err)
@@ -131,5 +165,24 @@ func testDamagedTree(t *testing.T, h Harness) {
 	}
 	if after, err := b.Head(t.Context()); err != nil || after != before {
 		t.Errorf("head after a refused write: got %+v, %v", after, err)
+	}
+}
+
+// testDamagedHead changes the head behind the back of a process that has had
+// the ledger for itself, and so need not read it.
+func testDamagedHead(t *testing.T, h Harness) {
+	s := h.open(t, ledger.Options{})
+	lease := Create(t, s, New(t, "shop"))
+	for range 4 {
+		Append(t, s, &lease, ledger.Update{Entries: []backstay.Entry{Intent("a"), Outcome("a")}})
+	}
+	h.Exec(t, "UPDATE head SET root = (SELECT hash FROM tree WHERE id = 0)")
+	before := lease
+	_, err := s.Append(t.Context(), &lease, ledger.Update{Entries: []backstay.Entry{Intent("b")}})
+	if !errors.Is(err, ledger.ErrDamaged) || lease != before {
+		t.Errorf("append under a damaged head: got %v, lease %+v; want ErrDamaged, %+v", err, lease, before)
+	}
+	if head, err := s.Head(t.Context()); err != nil || head.Size != lease.N {
+		t.Errorf("head after a refused write: got %+v, %v", head, err)
 	}
 }

@@ -17,17 +17,20 @@ import (
 //go:embed schema/0001_ledger.sql
 var schema1 string
 
+//go:embed schema/0002_flag.sql
+var schema2 string
+
 func dialect() ledger.Dialect {
 	return ledger.Dialect{
 		Name:   "postgres",
-		Schema: []string{schema1},
+		Schema: []string{schema1, schema2},
 		// One number for all ledgers: only the first start ever waits for it.
-		Exclusive:   "SELECT pg_advisory_xact_lock(7223086912746578)",
-		Now:         "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-		ForUpdate:   " FOR UPDATE",
-		SkipLocked:  " FOR UPDATE SKIP LOCKED",
-		WritingWith: true,
-		Classify:    classify,
+		Exclusive:  "SELECT pg_advisory_xact_lock(7223086912746578)",
+		Now:        "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+		ForUpdate:  " FOR UPDATE",
+		SkipLocked: " FOR UPDATE SKIP LOCKED",
+		Together:   together,
+		Classify:   classify,
 	}
 }
 

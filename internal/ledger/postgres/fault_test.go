@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,9 +60,10 @@ func TestServerGoesAwayUnderLoad(t *testing.T) {
 	}
 }
 
-// TestLostAnswers cuts the connection around COMMIT: after the server did it
+// TestLostAnswers cuts the connection around a commit: after the server did it
 // and before the client hears of it, and before the server hears of it. The
-// write must be there once either way, and its caller must learn it.
+// write must be there once either way, and its caller must learn it. A guess is
+// cut, and then, as it did not hold, a transaction that asks.
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	pg := parts.StartPostgres(t)
@@ -80,13 +83,20 @@ func TestLostAnswers(t *testing.T) {
 			lease := ledgertest.Create(t, s, ledgertest.New(t, "shop"))
 			const rounds = 5
 			for i := range rounds {
+				for range 2 { // until the head is known to be steady
+					ledgertest.Append(t, s, &lease, ledger.Update{Entries: []backstay.Entry{ledgertest.Outcome("b")}})
+				}
+				guessed := p.guessed.Load()
 				p.cut(c.delivered)
 				ack := ledgertest.Append(t, s, &lease, ledger.Update{Entries: []backstay.Entry{ledgertest.Intent("a")}})
 				if p.armed.Load() != disarmed {
 					t.Fatal("the connection was not cut")
 				}
-				if want := int64(2*i + 2); ack.Head.Size != want {
+				if want := int64(4*i + 4); ack.Head.Size != want {
 					t.Errorf("head: got %d, want %d", ack.Head.Size, want)
+				}
+				if p.guessed.Load() == guessed {
+					t.Error("the write was not guessed")
 				}
 				// Nothing but its salt tells a free entry from another like it.
 				p.cut(c.delivered)
@@ -94,8 +104,8 @@ func TestLostAnswers(t *testing.T) {
 					t.Errorf("record: %v", err)
 				}
 			}
-			if n, err := ledgertest.CheckTree(t.Context(), s); err != nil || n != 1+2*rounds {
-				t.Errorf("entries: got %d, %v; want %d", n, err, 1+2*rounds)
+			if n, err := ledgertest.CheckTree(t.Context(), s); err != nil || n != 1+4*rounds {
+				t.Errorf("entries: got %d, %v; want %d", n, err, 1+4*rounds)
 			}
 		})
 	}
@@ -108,13 +118,15 @@ const (
 )
 
 // proxy is a TCP proxy in front of PostgreSQL that cuts one connection at its
-// next COMMIT.
+// next COMMIT, or at the next guess, which commits by itself.
 type proxy struct {
 	net.Listener
-	to    string
-	armed atomic.Int32
-	wait  sync.WaitGroup
-	done  chan struct{}
+	to      string
+	armed   atomic.Int32
+	guess   atomic.Pointer[[]byte] // how a guess begins on the wire, once one was prepared
+	guessed atomic.Int64
+	wait    sync.WaitGroup
+	done    chan struct{}
 }
 
 func newProxy(t *testing.T, to string) *proxy {
@@ -168,7 +180,7 @@ func (p *proxy) requests(server, client net.Conn, mute *atomic.Bool) {
 		if err != nil {
 			return
 		}
-		if bytes.Contains(bytes.ToLower(buf[:n]), []byte("commit\x00")) {
+		if p.commits(buf[:n]) {
 			switch p.armed.Swap(disarmed) {
 			case cutBefore:
 				return
@@ -181,6 +193,22 @@ func (p *proxy) requests(server, client net.Conn, mute *atomic.Bool) {
 		}
 	}
 }
+
+// commits reports whether a request ends a transaction.
+func (p *proxy) commits(request []byte) bool {
+	if parse := guessParsed.FindSubmatch(request); parse != nil {
+		bind := slices.Concat([]byte{0}, parse[1], []byte{0})
+		p.guess.Store(&bind)
+	}
+	if bind := p.guess.Load(); bind != nil && bytes.Contains(request, *bind) {
+		p.guessed.Add(1)
+		return true
+	}
+	return bytes.Contains(bytes.ToLower(request), []byte("commit\x00"))
+}
+
+// guessParsed finds the name under which the first statement of a guess is prepared.
+var guessParsed = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00WITH q AS \(SELECT version FROM head`)
 
 // answers passes on what the server says; once mute, its next word is lost and
 // the connection with it.

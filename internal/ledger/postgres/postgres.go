@@ -9,7 +9,9 @@
 // a lease is waited for.
 //
 // Entries that PostgreSQL itself loses in a failover to an asynchronous
-// standby are lost: Warnings says so where it sees only such standbys.
+// standby are written again by a node that drives their deployment and knows
+// them, and lost otherwise: Warnings says so where it sees only such standbys.
+// A process talks to one cluster, and never to an older timeline than it saw.
 package postgres
 
 import (
@@ -45,7 +47,8 @@ func Open(ctx context.Context, dsn string, options ledger.Options) (*ledger.Stor
 		return nil, err
 	}
 	where := describe(config)
-	db := stdlib.OpenDB(*config)
+	line := &lineage{where: where}
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(line.check))
 	db.SetMaxOpenConns(mostConns)
 	db.SetMaxIdleConns(mostConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
@@ -55,7 +58,10 @@ func Open(ctx context.Context, dsn string, options ledger.Options) (*ledger.Stor
 			Hint: "check that the server runs, takes writes, and lets this user in",
 		}, db.Close())
 	}
-	backend := ledger.Backend{Dialect: dialect(), Write: db, Read: db, Where: where, Warnings: standbys(ctx, db)}
+	backend := ledger.Backend{Dialect: dialect(), Write: db, Read: db, Where: where, Identity: line.now().String(), Warnings: standbys(ctx, db)}
+	if backend.Identity == "" {
+		backend.Warnings = append(backend.Warnings, "the ledger's database does not tell its identity (pg_control_system): that a standby was promoted or a backup restored is not noticed")
+	}
 	store, err := ledger.Open(ctx, backend, options)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

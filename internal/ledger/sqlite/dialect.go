@@ -5,7 +5,6 @@ import (
 	_ "embed" // the schema
 	"errors"
 
-	modernc "modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/backstay-dev/backstay/internal/ledger"
@@ -14,9 +13,12 @@ import (
 //go:embed schema/0001_ledger.sql
 var schema1 string
 
-func dialect() ledger.Dialect {
+//go:embed schema/0002_flag.sql
+var schema2 string
+
+func (d Driver) dialect() ledger.Dialect {
 	return ledger.Dialect{
-		Name: "sqlite", Schema: []string{schema1}, Embedded: true, Classify: classify,
+		Name: "sqlite", Schema: []string{schema1, schema2}, Embedded: true, Classify: d.classify,
 		// Everything into the one file, even while others read it: what people
 		// copy is the file.
 		Closing: "PRAGMA wal_checkpoint(TRUNCATE)",
@@ -27,15 +29,15 @@ func dialect() ledger.Dialect {
 // failing, damaged, suddenly read-only) is Damaged: after a failed sync the
 // kernel has dropped what it could not write, and a retry would look like a
 // success.
-func classify(err error) ledger.Fault {
+func (d Driver) classify(err error) ledger.Fault {
 	if errors.Is(err, driver.ErrBadConn) {
 		return ledger.Lost
 	}
-	code, ok := errors.AsType[*modernc.Error](err)
+	code, ok := d.Code(err)
 	if !ok {
 		return ledger.Refused
 	}
-	switch code.Code() & 0xff {
+	switch code & 0xff {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL:
 		return ledger.Busy
 	case sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_ABORT:

@@ -10,13 +10,14 @@ import (
 
 func TestClassifyKnowsTheDriver(t *testing.T) {
 	t.Parallel()
-	if got := classify(driver.ErrBadConn); got != ledger.Lost {
+	d := shipped()
+	if got := d.classify(driver.ErrBadConn); got != ledger.Lost {
 		t.Errorf("bad connection: got %d, want Lost", got)
 	}
-	if got := classify(errors.New("anything else")); got != ledger.Refused {
+	if got := d.classify(errors.New("anything else")); got != ledger.Refused {
 		t.Errorf("anything else: got %d, want Refused", got)
 	}
-	db, err := connect("/memory", 1, map[string][]string{"mode": {"memory"}})
+	db, err := d.connect("/memory", 1, map[string][]string{"mode": {"memory"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +35,7 @@ func TestClassifyKnowsTheDriver(t *testing.T) {
 			t.Errorf("%s: want an error", statement)
 			continue
 		}
-		if got := classify(err); got != want {
+		if got := d.classify(err); got != want {
 			t.Errorf("%s: %v: got %d, want %d", statement, err, got, want)
 		}
 	}

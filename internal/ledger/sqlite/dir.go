@@ -13,12 +13,20 @@ import (
 	"github.com/backstay-dev/backstay/internal/durable"
 )
 
+// ErrForeign is wrapped by the refusal of a directory that another user owns.
+var ErrForeign = errors.New("it belongs to another user")
+
+// dirMode is the mode of a state directory that Open makes. Others may pass
+// through, to the control socket below it, and see nothing: the files in it are
+// their owner's alone.
+const dirMode = 0o711
+
 // prepareDir makes sure that dir is a directory on a local file system that
 // only its user (or root) can write and replace.
 func prepareDir(dir string) error {
 	link, err := os.Lstat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := durable.MkdirAll(dir, 0o700); err != nil {
+		if err := durable.MkdirAll(dir, dirMode); err != nil {
 			return unwritable(dir, err)
 		}
 		link, err = os.Lstat(dir)
@@ -32,7 +40,7 @@ func prepareDir(dir string) error {
 	}
 	for _, i := range []fs.FileInfo{link, info} {
 		if uid, ok := owner(i); ok && uid != uint32(os.Geteuid()) && uid != 0 { //nolint:gosec // a uid is never negative on Unix
-			return refuse(dir, fmt.Errorf("it belongs to uid %d, who could replace the ledger", uid), "use a directory of your own, or run as that user")
+			return refuse(dir, fmt.Errorf("%w: uid %d, who could replace the ledger", ErrForeign, uid), "use a directory of your own, or run as that user")
 		}
 	}
 	switch {

@@ -24,7 +24,7 @@ func TestOpenCreatesPrivately(t *testing.T) {
 		t.Fatal(err)
 	}
 	ledgertest.Create(t, s, ledgertest.New(t, "shop"))
-	for path, want := range map[string]fs.FileMode{dir: 0o700, "ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600} {
+	for path, want := range map[string]fs.FileMode{dir: 0o711, "ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600} {
 		if path != dir {
 			path = filepath.Join(dir, path)
 		}
@@ -170,18 +170,16 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
+// copyTo copies this program. Another process writes it: one that other tests start
+// meanwhile could hold a file open that this one writes, and such a file cannot be run.
 func copyTo(t *testing.T, path string) string {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, body, 0o755); err != nil {
-		t.Fatal(err)
+	if out, err := exec.CommandContext(t.Context(), "install", "-m", "755", program, path).CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v %s", program, err, out)
 	}
 	return path
 }

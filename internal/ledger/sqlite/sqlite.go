@@ -39,6 +39,10 @@ const (
 // Open opens the ledger in a state directory, and creates both where they are
 // missing. Refusals before anything was touched are *backstay.RefusedError.
 func Open(ctx context.Context, dir string, options ledger.Options) (*ledger.Store, error) {
+	return openIn(ctx, shipped(), dir, options)
+}
+
+func openIn(ctx context.Context, driver Driver, dir string, options ledger.Options) (*ledger.Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open state directory %s: %w", dir, err)
@@ -54,7 +58,7 @@ func Open(ctx context.Context, dir string, options ledger.Options) (*ledger.Stor
 	if err := prepareFile(dir, path); err != nil {
 		return nil, err
 	}
-	store, err := openBusy(ctx, path, options)
+	store, err := driver.openBusy(ctx, path, options)
 	if err != nil {
 		return nil, err
 	}
@@ -65,12 +69,12 @@ func Open(ctx context.Context, dir string, options ledger.Options) (*ledger.Stor
 }
 
 // openBusy opens a ledger that another process may be opening at this moment.
-func openBusy(ctx context.Context, path string, options ledger.Options) (*ledger.Store, error) {
+func (d Driver) openBusy(ctx context.Context, path string, options ledger.Options) (*ledger.Store, error) {
 	// Two processes that open a new file at once may find it locked while the
 	// other turns WAL on: SQLite does not wait there by itself.
 	for deadline := time.Now().Add(busyTimeout); ; {
-		store, err := open(ctx, path, options)
-		if err == nil || classify(err) != ledger.Busy || time.Now().After(deadline) {
+		store, err := d.open(ctx, path, options)
+		if err == nil || d.classify(err) != ledger.Busy || time.Now().After(deadline) {
 			return store, err
 		}
 		select {
@@ -81,29 +85,34 @@ func openBusy(ctx context.Context, path string, options ledger.Options) (*ledger
 	}
 }
 
-func open(ctx context.Context, path string, options ledger.Options) (*ledger.Store, error) {
-	write, err := connect(path, 1, url.Values{"_journal_mode": {"WAL"}, "_synchronous": {"FULL"}, "_txlock": {"immediate"}})
+func (d Driver) open(ctx context.Context, path string, options ledger.Options) (*ledger.Store, error) {
+	write, err := d.connect(path, 1, durably())
 	if err != nil {
 		return nil, err
 	}
-	read, err := connect(path, readers, url.Values{"_query_only": {"1"}})
+	read, err := d.connect(path, readers, url.Values{"_query_only": {"1"}})
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
 	// The write connection comes first: it makes the file a WAL one.
 	if err = write.PingContext(ctx); err == nil {
 		var store *ledger.Store
-		store, err = ledger.Open(ctx, ledger.Backend{Dialect: dialect(), Write: write, Read: read, Where: path}, options)
+		store, err = ledger.Open(ctx, ledger.Backend{Dialect: d.dialect(), Write: write, Read: read, Where: path}, options)
 		if err == nil {
 			return store, nil
 		}
 	}
-	return nil, errors.Join(explain(path, err), read.Close(), write.Close())
+	return nil, errors.Join(d.explain(path, err), read.Close(), write.Close())
+}
+
+// durably is how the write connection commits: what it answered is on disk.
+func durably() url.Values {
+	return url.Values{"_journal_mode": {"WAL"}, "_synchronous": {"FULL"}, "_txlock": {"immediate"}}
 }
 
 // explain says what to do about a file that is no ledger.
-func explain(path string, err error) error {
-	if classify(err) != ledger.Damaged || backstay.HintOf(err) != "" {
+func (d Driver) explain(path string, err error) error {
+	if d.classify(err) != ledger.Damaged || backstay.HintOf(err) != "" {
 		return err
 	}
 	return &backstay.Error{
@@ -113,7 +122,7 @@ func explain(path string, err error) error {
 }
 
 // connect makes a pool with this many connections to a file.
-func connect(path string, most int, params url.Values) (*sql.DB, error) {
+func (d Driver) connect(path string, most int, params url.Values) (*sql.DB, error) {
 	params.Set("_busy_timeout", fmt.Sprint(busyTimeout.Milliseconds()))
 	params.Set("_defensive", "1")
 	params.Set("_dqs", "0")
@@ -121,7 +130,7 @@ func connect(path string, most int, params url.Values) (*sql.DB, error) {
 	params["_pragma"] = append(params["_pragma"],
 		"fullfsync(1)", "checkpoint_fullfsync(1)", "cell_size_check(1)", "trusted_schema(0)", "journal_size_limit(67108864)")
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: params.Encode()}
-	db, err := sql.Open("sqlite", dsn.String())
+	db, err := d.Open(dsn.String())
 	if err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", path, err)
 	}
@@ -134,11 +143,12 @@ func connect(path string, most int, params url.Values) (*sql.DB, error) {
 // OpenMemory opens an empty ledger in memory, for tests: the same code, on one
 // connection, gone with Close.
 func OpenMemory(ctx context.Context, options ledger.Options) (*ledger.Store, error) {
-	db, err := connect("/memory", 1, url.Values{"mode": {"memory"}, "_txlock": {"immediate"}})
+	d := shipped()
+	db, err := d.connect("/memory", 1, url.Values{"mode": {"memory"}, "_txlock": {"immediate"}})
 	if err != nil {
 		return nil, err
 	}
-	store, err := ledger.Open(ctx, ledger.Backend{Dialect: dialect(), Write: db, Read: db, Where: "memory"}, options)
+	store, err := ledger.Open(ctx, ledger.Backend{Dialect: d.dialect(), Write: db, Read: db, Where: "memory"}, options)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -175,14 +185,15 @@ func OpenReadOnly(ctx context.Context, path string, options ledger.Options) (*le
 		// create one, which it could not in a directory that is not ours.
 		params.Set("immutable", "1")
 	}
-	db, err := connect(path, readers, params)
+	d := shipped()
+	db, err := d.connect(path, readers, params)
 	if err != nil {
 		return nil, err
 	}
-	backend := ledger.Backend{Dialect: dialect(), Write: db, Read: db, Where: path, ReadOnly: true}
+	backend := ledger.Backend{Dialect: d.dialect(), Write: db, Read: db, Where: path, ReadOnly: true}
 	store, err := ledger.Open(ctx, backend, options)
 	if err != nil {
-		if err = explain(path, err); backstay.HintOf(err) == "" && !isRefused(err) {
+		if err = d.explain(path, err); backstay.HintOf(err) == "" && !isRefused(err) {
 			err = &backstay.Error{
 				Class: backstay.Permanent, Op: "open ledger", Subject: path, Err: err,
 				Hint: "if it is a copy, copy ledger.db-wal with it",

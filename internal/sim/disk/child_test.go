@@ -41,7 +41,9 @@ func TestMain(m *testing.M) {
 		os.Exit(code)
 	}
 	if os.Getenv(envRole) != "" {
-		if err := child(context.Background()); err != nil {
+		err := child(context.Background())
+		fmt.Println("peak:", peakMemory())
+		if err != nil {
 			fmt.Printf("error: %v\nhint: %s\n", err, backstay.HintOf(err))
 			os.Exit(1)
 		}

@@ -118,7 +118,7 @@ func (p place) run(t *testing.T, role, fill string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Env = append(os.Environ(), envRole+"="+role, envDir+"="+p.dir, envWorld+"="+p.world, envState+"="+p.state, envFill+"="+fill)

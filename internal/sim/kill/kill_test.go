@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,11 +45,15 @@ const (
 	envKill  = "SIM_KILL"  // POINT:N: SIGKILL itself at the N-th hit
 	envStop  = "SIM_STOP"  // POINT:N: SIGSTOP itself at the N-th hit
 	envTTL   = "SIM_TTL"
+	envHits  = "SIM_HITS" // a file that gets one line for each point that is hit
 )
 
 func TestMain(m *testing.M) {
 	if code, supervised := proc.SupervisorMain(os.Args); supervised {
 		os.Exit(code)
+	}
+	if len(os.Args) > 4 && os.Args[1] == "serve" {
+		os.Exit(serve(os.Args[2], os.Args[3]))
 	}
 	if os.Getenv(envRole) != "" {
 		if err := child(context.Background()); err != nil {
@@ -57,9 +62,21 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	// Most of the time a child waits for the lease of the one that was killed, so
+	// more run beside each other than there are processors.
+	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue {
+		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+	}
+	began := time.Now()
 	code := m.Run()
+	if full() && flag.Lookup("test.run").Value.String() == "" && os.Getenv("BACKSTAY_REAL") == "1" && kills.Load() < 300 {
+		fmt.Printf("only %d children were killed, want 300\n", kills.Load())
+		code = 1
+	}
 	if testing.Verbose() || full() {
-		fmt.Printf("%d children were ended by SIGKILL\n", kills.Load())
+		took := time.Since(began).Seconds()
+		fmt.Printf("%d children were ended by SIGKILL (%d on PostgreSQL) and recovered from in %.1f s: %.1f/s\n", kills.Load(), onPostgres.Load(), took, float64(kills.Load())/took)
 	}
 	os.Exit(code)
 }
@@ -91,10 +108,15 @@ func child(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	count, err := counter(os.Getenv(envHits))
+	if err != nil {
+		return err
+	}
 	kill, stop := trigger(os.Getenv(envKill), syscall.SIGKILL), trigger(os.Getenv(envStop), syscall.SIGSTOP)
 	eng, err := engine.New(store, kinds, engine.Options{
 		DataDir: filepath.Join(dir, "data"), Actor: backstay.Actor{UID: os.Getuid(), Host: "here"}, Version: "test", Poll: 10 * time.Millisecond,
 		Failpoint: func(at, _ string) error {
+			count(at)
 			kill(at)
 			stop(at)
 			return nil
@@ -106,7 +128,7 @@ func child(ctx context.Context) error {
 	if os.Getenv(envRole) == "recover" {
 		return recoverAll(ctx, store, eng)
 	}
-	p, err := planOf(ctx, eng, kinds, dir)
+	p, err := planOf(ctx, store, eng, kinds, dir)
 	if err != nil {
 		return err
 	}
@@ -140,6 +162,38 @@ func trigger(text string, signal syscall.Signal) func(at string) {
 	}
 }
 
+// counter writes down each point that is hit; "" writes nothing.
+func counter(file string) (func(at string), error) {
+	if file == "" {
+		return func(string) {}, nil
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return func(at string) { _, _ = f.WriteString(at + "\n") }, nil
+}
+
+// hits are how often an undisturbed deployment comes by each point.
+func hits(t *testing.T, failing bool) map[string]int {
+	t.Helper()
+	dir := stage(t, lastStep(failing))
+	file := filepath.Join(dir, "hits")
+	cmd, out := launch(t, "deploy", dir, filepath.Join(dir, "state"), envHits+"="+file)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("the undisturbed deployment: %v, %s", err, out)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := map[string]int{}
+	for at := range strings.FieldsSeq(string(text)) {
+		n[at]++
+	}
+	return n
+}
+
 func recoverAll(ctx context.Context, store *ledger.Store, eng *engine.Engine) error {
 	deps, err := store.List(ctx, ledger.Filter{})
 	if err != nil {
@@ -167,18 +221,40 @@ func recoverAll(ctx context.Context, store *ledger.Store, eng *engine.Engine) er
 	return nil
 }
 
-func planOf(ctx context.Context, eng *engine.Engine, kinds spec.Kinds, dir string) (*plan.Plan, error) {
+func planOf(ctx context.Context, store *ledger.Store, eng *engine.Engine, kinds spec.Kinds, dir string) (*plan.Plan, error) {
 	sp, err := spec.Load(spec.Source{File: filepath.Join(dir, "backstay.yaml"), Set: map[string]string{"WORLD": filepath.Join(dir, "world")}}, kinds)
 	if err != nil {
 		return nil, explain(err)
 	}
+	artifacts, err := pin(ctx, store, sp)
+	if err != nil {
+		return nil, err
+	}
 	d := plan.NewDraft(sp)
-	seen, err := eng.Survey(ctx, d.Requests(), engine.Declared{Sections: sp.Sections, Dir: sp.Dir, Release: sp.Release, Version: sp.Version})
+	seen, err := eng.Survey(ctx, d.Requests(), engine.Declared{Sections: sp.Sections, Artifacts: artifacts, Dir: sp.Dir, Release: sp.Release, Version: sp.Version})
 	if err != nil {
 		return nil, explain(err)
 	}
 	p, err := plan.Build(d, seen)
 	return p, explain(err)
+}
+
+// pin puts the artifacts of a spec into the ledger.
+func pin(ctx context.Context, store *ledger.Store, sp *spec.Spec) (map[string]backstay.Artifact, error) {
+	blobs, pinned := store.NewBlobBuffer(ctx), map[string]backstay.Artifact{}
+	for name, a := range sp.Artifacts {
+		path := filepath.Join(sp.Dir, a.File)
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		digest, size, err := blobs.Put(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		pinned[name] = backstay.Artifact{Name: name, File: path, SHA256: digest, Size: size}
+	}
+	return pinned, blobs.Flush(ctx)
 }
 
 func explain(err error) error {
@@ -316,6 +392,9 @@ func spawn(t *testing.T, role, dir, state, kill string, killAfter time.Duration)
 	err := cmd.Wait()
 	if signaled(err) {
 		kills.Add(1)
+		if strings.Contains(state, "://") {
+			onPostgres.Add(1)
+		}
 		return text.String(), true
 	}
 	if err != nil && strings.Contains(text.String(), "may have lapsed") {
@@ -359,6 +438,11 @@ func points() []string {
 		"transition.fail.before", "transition.fail.after", "undo_intent.before", "undo_intent.after", "undo.before", "undo.after",
 		"compensation.before", "compensation.after", "finish.before", "transition.undone.before", "transition.undone.after",
 	}
+}
+
+// backwards reports whether a point is hit only by a deployment that goes back.
+func backwards(point string) bool {
+	return slices.ContainsFunc([]string{"fail", "undo", "undone", "compensation", "finish"}, func(w string) bool { return strings.Contains(point, w) })
 }
 
 // judge looks at the world and the ledger after recovery.
@@ -459,22 +543,31 @@ func grammar(t *testing.T, entries []backstay.Entry) {
 
 // fullFlag asks for everything, as CI does in a run of its own, instead of the
 // sample that keeps `go test ./...` (and the race detector's run) quick.
-var fullFlag = flag.Bool("kill.full", false, "kill at every point and often at random, not a sample of them")
+var (
+	fullFlag  = flag.Bool("kill.full", false, "kill at every point and often at random, not a sample of them")
+	nightFlag = flag.Bool("kill.night", false, "with kill.full: kill exposures of flags at every point, not at a seventh of them")
+	timesFlag = flag.Int("kill.times", 1, "do the random kills and those on PostgreSQL this many times over, at night")
+)
 
 func full() bool { return *fullFlag }
 
 // kills counts the children that ended by SIGKILL.
-var kills atomic.Int64
+var kills, onPostgres atomic.Int64
 
 func TestKilledAtEveryFailpoint(t *testing.T) {
 	t.Parallel()
 	after := reference(t)
 	at := kills.Load()
+	hit := map[bool]map[string]int{false: hits(t, false), true: hits(t, true)}
 	t.Run("kills", func(t *testing.T) {
 		for i, point := range points() {
-			for _, nth := range []int{1, 2, 5} {
-				for _, failing := range []bool{false, true} {
-					if !full() && (i+nth)%4 != 0 {
+			if hit[false][point]+hit[true][point] == 0 {
+				t.Errorf("no deployment comes by %s: it has another name now", point)
+			}
+			for _, failing := range []bool{false, true} {
+				last := hit[failing][point]
+				for _, nth := range slices.Compact([]int{min(1, last), min(2, last), last}) {
+					if nth == 0 || !full() && (i+nth)%4 != 0 {
 						continue
 					}
 					t.Run(fmt.Sprintf("%s/%d/failing=%v", point, nth, failing), func(t *testing.T) {
@@ -485,7 +578,7 @@ func TestKilledAtEveryFailpoint(t *testing.T) {
 			}
 		}
 	})
-	if n := kills.Load() - at; n < 20 || (full() && n < 100) {
+	if n := kills.Load() - at; n < 20 || (full() && n < 150) {
 		t.Errorf("only %d kills landed: the failpoints have other names now", n)
 	}
 }
@@ -497,7 +590,7 @@ func TestKilledAtRandom(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	rounds := 10
 	if full() {
-		rounds = 120
+		rounds = 120 * *timesFlag
 	}
 	for i := range rounds {
 		delay := time.Duration(20+rng.IntN(400)) * time.Millisecond
@@ -513,20 +606,22 @@ func TestKilledOnPostgres(t *testing.T) {
 	t.Parallel()
 	pg := parts.StartPostgres(t)
 	after := reference(t)
-	at := kills.Load()
+	at := onPostgres.Load()
 	t.Run("kills", func(t *testing.T) {
 		for i, point := range points() {
 			if !full() && i%6 != 0 {
 				continue
 			}
-			back := slices.ContainsFunc([]string{"fail", "undo", "undone", "compensation", "finish"}, func(w string) bool { return strings.Contains(point, w) })
-			t.Run(point, func(t *testing.T) {
-				t.Parallel()
-				crash(t, pg.Database(t), point+":1", 0, back || i%3 == 0, after)
-			})
+			back := backwards(point)
+			for round := range *timesFlag {
+				t.Run(fmt.Sprintf("%s/%d", point, round), func(t *testing.T) {
+					t.Parallel()
+					crash(t, pg.Database(t), point+":1", 0, back || (i+round)%3 == 0, after)
+				})
+			}
 		}
 	})
-	if n := kills.Load() - at; full() && n < 30 {
+	if n := onPostgres.Load() - at; full() && n < 30 {
 		t.Errorf("only %d kills landed", n)
 	}
 }
@@ -581,8 +676,8 @@ func stopped(t *testing.T, state, point string, failing bool, after map[string]s
 	err := first.Wait()
 	// It is told that it is fenced; or, stopped while it held the database's
 	// write lock, it was ended by the one that took over; or the server ended its
-	// open transaction, so that its write did not happen.
-	told := slices.ContainsFunc([]string{"fenced", "lapsed", "idle-in-transaction"}, func(w string) bool { return strings.Contains(out.String(), w) })
+	// open transaction, or is gone for it, so that its write did not happen.
+	told := slices.ContainsFunc([]string{"fenced", "lapsed", "idle-in-transaction", "context deadline exceeded"}, func(w string) bool { return strings.Contains(out.String(), w) })
 	if err == nil || (!told && !signaled(err)) {
 		t.Errorf("the stopped process ended with %v and said %q; it must be told that it is fenced", err, out.String())
 	}

@@ -1,0 +1,21 @@
+package database
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/url"
+	"strings"
+)
+
+// ScratchName is a new name for a scratch database.
+func ScratchName() string { return OwnPrefix + "scratch_" + strings.ToLower(rand.Text()[:12]) }
+
+// WithDatabase is a URL with another database. Nothing of it gets into the error.
+func WithDatabase(address, name string) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" && u.Path == "" {
+		return "", errors.New("make a scratch database: the address is no URL; name a scratch database with --scratch")
+	}
+	u.Path = "/" + name
+	return u.String(), nil
+}
