@@ -159,24 +159,33 @@ func (s *Store) leave() error {
 
 // Gate must be passed before every effect. It returns ErrLapsed when this
 // node's lease may have run out; else a context that ends, with ErrLapsed as
-// its cause, when that moment comes and no renewal moved it. It asks only the
-// boot clock, so it does not wait for the database.
+// its cause, when that moment comes and no renewal moved it. Right before an
+// effect backstay.LeaseLeft asks that context once more. Both ask only the boot
+// clock, so they do not wait for the database.
 func (s *Store) Gate(ctx context.Context) (context.Context, context.CancelFunc, error) {
-	left := s.held.left(s.opt.Clock.Boot())
-	if left <= 0 {
-		if failed := s.failed.Load(); failed != nil {
-			return nil, nil, failed
-		}
-		return nil, nil, s.lapsedError()
+	left, err := s.leaseLeft()
+	if err != nil {
+		return nil, nil, err
 	}
 	gated, cancel := context.WithCancelCause(ctx)
 	stop := make(chan struct{})
 	var once sync.Once
 	s.wait.Go(func() { s.guard(gated, cancel, stop, left) })
-	return gated, func() {
+	return backstay.WithLease(gated, s.leaseLeft), func() {
 		once.Do(func() { close(stop) })
 		cancel(context.Canceled)
 	}, nil
+}
+
+// leaseLeft is how long gates stay open, or why they are closed.
+func (s *Store) leaseLeft() (time.Duration, error) {
+	if left := s.held.left(s.opt.Clock.Boot()); left > 0 {
+		return left, nil
+	}
+	if failed := s.failed.Load(); failed != nil {
+		return 0, failed
+	}
+	return 0, s.lapsedError()
 }
 
 // guard ends a gated context when the lease may have run out. Timers stop in

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/backstay-dev/backstay"
 )
 
 // Command is a program to start. Argv and Dir are required.
@@ -109,6 +112,18 @@ func Run(ctx context.Context, c Command) (Exit, error) {
 	if err != nil {
 		return Exit{}, err
 	}
+	for {
+		exit, err := runOnce(ctx, c, o)
+		if !errors.Is(err, errLate) {
+			return exit, err
+		}
+		if _, err := backstay.LeaseLeft(ctx); err != nil {
+			return Exit{}, fmt.Errorf("run %s: it was not started: %w", c.name(), err)
+		}
+	}
+}
+
+func runOnce(ctx context.Context, c Command, o order) (Exit, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	r, err := startRun(ctx, c, o, stop)
@@ -302,7 +317,7 @@ func startRun(ctx context.Context, c Command, o order, stop context.CancelCauseF
 	}
 	go r.readReports(reportRead)
 	go r.copyOutputs(sinks)
-	if err := r.sendOrder(); err != nil {
+	if err := r.sendOrder(ctx); err != nil {
 		return nil, errors.Join(err, r.abandon(ctx))
 	}
 	return r, nil
@@ -314,8 +329,9 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// sendOrder waits for the supervisor's first report and tells it what to run.
-func (r *run) sendOrder() error {
+// sendOrder waits for the supervisor's first report and tells it what to run,
+// and until when the lease of ctx lets it begin.
+func (r *run) sendOrder(ctx context.Context) error {
 	bound := time.NewTimer(handshakeBound)
 	defer bound.Stop()
 	select {
@@ -325,6 +341,13 @@ func (r *run) sendOrder() error {
 		}
 	case <-bound.C:
 		return ErrNotSupervised
+	}
+	left, err := backstay.LeaseLeft(ctx)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", r.command.name(), err)
+	}
+	if now := bootTime(); left < math.MaxInt64-now {
+		r.order.NotAfter = now + left
 	}
 	if err := r.control.SetWriteDeadline(time.Now().Add(handshakeBound)); err != nil {
 		return fmt.Errorf("order %s: %w", r.command.name(), err)
@@ -419,6 +442,8 @@ func (r *run) finish(ctx context.Context, rep report) (Exit, error) {
 	drained := r.drain()
 	exit := Exit{Code: rep.Code, Signal: rep.Signal, Leftovers: rep.Leftovers}
 	switch {
+	case rep.Late:
+		return exit, errLate
 	case rep.StartErrno != 0:
 		return exit, &StartError{Program: r.command.name(), Err: syscall.Errno(rep.StartErrno)}
 	case rep.Error != "":

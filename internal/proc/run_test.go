@@ -278,6 +278,47 @@ func TestEndTokenOfAStoppedCaller(t *testing.T) {
 	}
 }
 
+// A caller that was stopped on the way to the start wakes after its lease.
+func TestRunStartsNothingAfterTheLease(t *testing.T) {
+	t.Parallel()
+	lapsed := errors.New("lapsed")
+	tests := []struct {
+		name   string
+		left   []time.Duration // by each look; 0: lapsed
+		starts bool
+	}{
+		{"before the order", []time.Duration{0}, false},
+		{"between order and start", []time.Duration{1, 0}, false},
+		{"renewed meanwhile", []time.Duration{1, time.Hour, time.Hour}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := script(t, "echo there > started")
+			looks := 0
+			ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) {
+				left := tt.left[looks]
+				looks++
+				if left == 0 {
+					return 0, lapsed
+				}
+				return left, nil
+			})
+			_, err := Run(ctx, c)
+			if tt.starts == errors.Is(err, lapsed) || tt.starts != (err == nil) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(c.Dir, "started")); tt.starts != (err == nil) {
+				t.Errorf("the command: %v", err)
+			}
+			if looks != len(tt.left) {
+				t.Errorf("looked at the lease %d times, want %d", looks, len(tt.left))
+			}
+			noneLeft(t, c.Token)
+		})
+	}
+}
+
 func TestRunSurvivesItsSupervisorsDeath(t *testing.T) {
 	t.Parallel()
 	c := script(t, "echo $$ > main; setsid sh -c 'echo $$ > forked; while :; do sleep 0.01; done' >/dev/null 2>&1 & while :; do sleep 0.01; done")

@@ -30,6 +30,9 @@ type order struct {
 	MaxTasks   int                 `json:"max_tasks"`
 	Apart      bool                `json:"apart,omitempty"` // standard output has a pipe of its own
 	Credential *syscall.Credential `json:"credential,omitempty"`
+	// NotAfter is the boot time after which the command must not be started any
+	// more: whoever ordered it may have been stopped before the order was sent.
+	NotAfter time.Duration `json:"not_after,omitempty"`
 }
 
 // orderTerm follows the order on the control pipe: end the run, gently first.
@@ -44,8 +47,13 @@ type report struct {
 	Signal     string `json:"signal,omitempty"`
 	Stopped    bool   `json:"stopped,omitempty"` // it was told to end the run before the command had ended
 	Leftovers  int    `json:"leftovers,omitempty"`
+	Late       bool   `json:"late,omitempty"` // not started: it was too late
 	Error      string `json:"error,omitempty"`
 }
+
+// errLate says that the lease in whose time the command was to be started ran
+// out first, so that it was not started. It may have been renewed since.
+var errLate = errors.New("the lease ran out before the start")
 
 // The supervisor's inherited files.
 const (
@@ -104,6 +112,9 @@ func supervise(reports *json.Encoder, control *bufio.Reader) (report, error) {
 	var o order
 	if err := json.Unmarshal(line, &o); err != nil {
 		return report{}, fmt.Errorf("read the order: %w", err)
+	}
+	if o.NotAfter > 0 && bootTime() > o.NotAfter {
+		return report{Late: true}, nil
 	}
 	s := &supervisor{order: o, signals: signals}
 	if !o.Detached {
@@ -181,6 +192,15 @@ func (s *supervisor) start() (int, error) {
 		_ = unix.Close(fdStdout)
 	}
 	return pid, err
+}
+
+// bootTime is the time since boot, suspend included; 0 where it is not known.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
 }
 
 func text(list [][]byte) []string {

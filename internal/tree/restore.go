@@ -164,10 +164,13 @@ func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, durable.ErrSymlink)
 }
 
-// allow asks the context and the guard right before a change.
+// allow asks the context, the lease and the guard right before a change.
 func (r *restorer) allow(part string, now *Entry) error {
 	if err := r.ctx.Err(); err != nil {
 		return err //nolint:wrapcheck // callers compare it
+	}
+	if _, err := backstay.LeaseLeft(r.ctx); err != nil {
+		return err //nolint:wrapcheck // says what and where already
 	}
 	if r.opts.Guard != nil {
 		var value json.RawMessage

@@ -256,6 +256,34 @@ func TestRestoreLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// A process that was stopped in the middle wakes after its lease.
+func TestRestoreChangesNothingAfterTheLease(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join(t.TempDir(), "key")
+	write(t, root+"/one", "before")
+	write(t, root+"/two", "before")
+	blobs := drivertest.NewBlobs()
+	before := capture(t, root, blobs)
+	write(t, root+"/one", "after")
+	write(t, root+"/two", "after")
+	lapsed := errors.New("lapsed")
+	looks := 0
+	ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) {
+		if looks++; looks > 1 {
+			return 0, lapsed
+		}
+		return time.Second, nil
+	})
+	if err := tree.Restore(ctx, root, before, []string{"one", "two"}, blobs); !errors.Is(err, lapsed) {
+		t.Errorf("got %v", err)
+	}
+	for name, want := range map[string]string{"one": "before", "two": "after"} {
+		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != want {
+			t.Errorf("%s holds %q (%v), want %q", name, got, err, want)
+		}
+	}
+}
+
 func TestRestoreKeepsDirectoryWithOutsidersFile(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join(t.TempDir(), "key")

@@ -105,6 +105,9 @@ func (r request) send(ctx context.Context, call backstay.Call, repeatable bool) 
 	if err != nil {
 		return answer{}, err
 	}
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return answer{}, r.fail(backstay.Permanent, err, "")
+	}
 	resp, err := r.client().Do(req)
 	a := answer{values: values}
 	if err == nil {

@@ -131,6 +131,9 @@ func (l launcher) startOn(ctx context.Context, dir string, secrets map[string]st
 	if ctx.Err() != nil {
 		return instance{}, fmt.Errorf("start service %s: %w", l.definition.Name, ending(ctx))
 	}
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return instance{}, fmt.Errorf("start service %s: %w", l.definition.Name, err)
+	}
 	p, err := proc.StartDetached(c, log)
 	if err != nil {
 		return instance{}, l.startError(err)

@@ -210,8 +210,15 @@ func testGateCloses(t *testing.T, h Harness) {
 	if ctx.Err() != nil {
 		t.Error("the gate closed before the margin")
 	}
+	if left, err := backstay.LeaseLeft(ctx); err != nil || left != time.Millisecond {
+		t.Errorf("the lease lasts %v, %v more; want 1ms", left, err)
+	}
 	h.Clock.SetWall(time.Unix(0, 0)) // decides nothing
 	h.Clock.Advance(time.Millisecond)
+	// Before any timer has run.
+	if _, err := backstay.LeaseLeft(ctx); !errors.Is(err, ledger.ErrLapsed) {
+		t.Errorf("the lease at the margin: got %v, want ErrLapsed", err)
+	}
 	select {
 	case <-ctx.Done():
 	case <-time.After(10 * time.Second):

@@ -43,6 +43,9 @@ func (r *Router) Change(ctx context.Context, now *router.Route, c router.Change)
 	if fresh.text != d.text {
 		return &backstay.Error{Class: backstay.Conflict, Op: "change upstream", Subject: r.c.Upstream, Err: fmt.Errorf("%s changed since it was read", r.c.File), Hint: "somebody else writes it: look at it, then deploy again"}
 	}
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return fmt.Errorf("change upstream: %w", err)
+	}
 	if err := r.install(ctx, d, want); err != nil {
 		return err
 	}
