@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -284,7 +285,8 @@ func (b *builder) compensation(e backstay.Entry, body backstay.CompensationBody)
 		s.Undo = &Undo{}
 	}
 	u := s.Undo
-	u.Result, u.Ended, u.Cause, u.Error, u.Output, u.With = body.Result, e.At, body.Cause, body.Error, body.Output, body.With
+	u.Result, u.Ended, u.Cause, u.Error, u.Output = body.Result, e.At, body.Cause, body.Error, body.Output
+	u.Note, u.With = body.Note, body.With
 	if took := body.Duration; took > 0 {
 		u.Took = &took
 	}
@@ -297,7 +299,7 @@ func (b *builder) compensation(e backstay.Entry, body backstay.CompensationBody)
 	if body.With != "" {
 		with = " with " + body.With
 	}
-	b.event(e, weight, "undo of %s: %s%s%s", e.Step, body.Result, with, because(body.Error))
+	b.event(e, weight, "undo of %s: %s%s%s", e.Step, body.Result, with, because(cmp.Or(body.Error, body.Note)))
 	if s.dial && body.Result != failed {
 		b.contained = e.At // users are back where they were
 		moved, err := time.Parse(time.RFC3339Nano, body.Slots["moved"])

@@ -234,7 +234,7 @@ func hostileStory() *story {
 		Error: hostile, Hint: hostile, Note: hostile, Output: hostile + "\n" + hostile, Cause: hostile, Class: hostile, After: ptr(im("b")),
 	})
 	s.add(0, backstay.EntryObserved, hostile, backstay.ObservedBody{Finding: hostile, Reason: hostile})
-	s.add(0, backstay.EntryCompensation, hostile, backstay.CompensationBody{Result: hostile, Error: hostile, Output: hostile, Cause: hostile})
+	s.add(0, backstay.EntryCompensation, hostile, backstay.CompensationBody{Result: hostile, Error: hostile, Output: hostile, Note: hostile, Cause: hostile})
 	for _, kind := range []backstay.EntryKind{backstay.EntryNote, backstay.EntryLockBroken} {
 		s.add(0, kind, hostile, backstay.NoteBody{Text: hostile, Key: hostile})
 	}

@@ -338,7 +338,7 @@ func failed() *story {
 	s.add(time.Millisecond, backstay.EntryTransition, "", backstay.TransitionBody{From: backstay.Running, Event: "fail", To: backstay.RollingBack, Cause: backstay.CauseVerifyFailed, Reason: "healthz: HTTP 503 (fail)"})
 	s.add(time.Second, backstay.EntrySignal, "", backstay.SignalBody{ID: "2", Signal: "abort", Why: "the deployment is rolling_back; there is nothing to abort"})
 	s.add(time.Millisecond, backstay.EntryUndoIntent, "cache", backstay.UndoIntentBody{})
-	s.add(2*time.Second, backstay.EntryCompensation, "cache", backstay.CompensationBody{Result: "compensated", Duration: backstay.Duration(2 * time.Second)})
+	s.add(2*time.Second, backstay.EntryCompensation, "cache", backstay.CompensationBody{Result: "compensated", Note: "2 keys that others wrote since stay", Duration: backstay.Duration(2 * time.Second)})
 	s.add(time.Millisecond, backstay.EntryUndoIntent, "conf", backstay.UndoIntentBody{})
 	s.add(50*time.Millisecond, backstay.EntryCompensation, "conf", backstay.CompensationBody{Result: "restored", Duration: backstay.Duration(48 * time.Millisecond)})
 	s.move(10*time.Millisecond, "undone", backstay.RollingBack, backstay.RolledBack)
