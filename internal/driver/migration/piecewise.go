@@ -260,7 +260,7 @@ func (r *run) upPiecewise(ctx context.Context, i int, before database.Tables, m 
 	if err := r.d.Limit(ctx, r.conn, r.body.limits()); err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	previous, err := r.expectPending(ctx, r.conn, i)
+	previous, err := r.expectPending(ctx, r.conn, i, before)
 	if err != nil {
 		return err
 	}
@@ -278,7 +278,7 @@ func (r *run) upPiecewise(ctx context.Context, i int, before database.Tables, m 
 	if err := r.own.Mark(ctx, r.conn, first); err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	untouched, err := r.untouched(ctx, r.conn, m, before)
+	untouched, err := r.untouched(ctx, r.conn, c.Up, m, before)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (r *run) downPiecewise(ctx context.Context, i int, mark database.Marker, ma
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	untouched, err := r.untouchedBut(ctx, r.conn, c.Version, tables)
+	untouched, err := r.untouchedBut(ctx, r.conn, *c.Down, c.Version, tables)
 	if err != nil {
 		return err
 	}
@@ -350,7 +350,7 @@ func (r *run) downPartial(ctx context.Context, i int, m marks) error {
 			return err //nolint:wrapcheck // says what it did
 		}
 		guard := database.Marker{Version: c.Version, Detail: database.Detail{Added: measured(names(before, after), marks)}}
-		untouched, err := r.untouchedBut(ctx, r.conn, c.Version, after)
+		untouched, err := r.untouchedBut(ctx, r.conn, *c.Down, c.Version, after)
 		if err != nil {
 			return err
 		}

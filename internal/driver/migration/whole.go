@@ -19,20 +19,22 @@ func (r *run) up(ctx context.Context, i int, m marks) error {
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	if i > 0 { // of the ones before
-		if m, err = marked(ctx, r.own, r.target); err != nil {
-			return err
-		}
+	keeps, err := r.keeps(c.Up)
+	if err == nil && i > 0 && (!keeps || c.Up.Piecewise) { // of the ones before
+		m, err = marked(ctx, r.own, r.target)
+	}
+	if err != nil {
+		return err
 	}
 	if c.Up.Piecewise {
 		return r.upPiecewise(ctx, i, before, m)
 	}
 	return r.transaction(ctx, c.Version, database.Ended, func(tx *sql.Tx) error {
-		previous, err := r.expectPending(ctx, tx, i)
+		previous, err := r.expectPending(ctx, tx, i, before)
 		if err != nil {
 			return err
 		}
-		untouched, err := r.untouched(ctx, tx, m, before)
+		untouched, err := r.untouched(ctx, tx, c.Up, m, before)
 		if err != nil {
 			return err
 		}
@@ -71,7 +73,7 @@ func (r *run) down(ctx context.Context, i int, m marks) error {
 		if err := r.exclude(ctx, tx, c.Version, mark.Detail.Added); err != nil {
 			return err
 		}
-		untouched, err := r.untouched(ctx, tx, others, tables)
+		untouched, err := r.untouched(ctx, tx, *c.Down, others, tables)
 		if err != nil {
 			return err
 		}
@@ -153,11 +155,7 @@ func (r *run) statements(ctx context.Context, tx *sql.Tx, s script) error {
 
 // expectPending makes sure that nobody else applied the migration meanwhile,
 // makes the tool's table where it is missing, and returns the newest version.
-func (r *run) expectPending(ctx context.Context, q database.Querier, i int) (previous string, err error) {
-	tables, err := r.d.Tables(ctx, q)
-	if err != nil {
-		return "", err //nolint:wrapcheck // says what it did
-	}
+func (r *run) expectPending(ctx context.Context, q database.Querier, i int, tables database.Tables) (previous string, err error) {
 	_, there := tables[r.body.Table]
 	applied, err := r.tool.Read(ctx, q, there)
 	if err != nil {

@@ -54,9 +54,12 @@ func (r *run) measure(ctx context.Context, q database.Querier, a *database.Added
 }
 
 // untouched lists the markers of earlier migrations of this step that added
-// something into which nobody wrote since. What the next migration writes there
-// is the deployment's own.
-func (r *run) untouched(ctx context.Context, q database.Querier, m marks, tables database.Tables) ([]database.Marker, error) {
+// something into which nobody wrote since. What a script writes there is the
+// deployment's own; one that writes nothing needs no list.
+func (r *run) untouched(ctx context.Context, q database.Querier, s script, m marks, tables database.Tables) ([]database.Marker, error) {
+	if keeps, err := r.keeps(s); err != nil || keeps {
+		return nil, err
+	}
 	var all []database.Marker
 	for _, version := range slices.Sorted(maps.Keys(m.whole)) {
 		mark := m.whole[version]
@@ -74,14 +77,20 @@ func (r *run) untouched(ctx context.Context, q database.Querier, m marks, tables
 	return all, nil
 }
 
+// keeps reports whether a script certainly changes no value of what stays.
+func (r *run) keeps(s script) (bool, error) {
+	all, err := r.load(s)
+	return !slices.ContainsFunc(all, func(st sqltext.Statement) bool { return !st.Keeps }), err
+}
+
 // untouchedBut is untouched without one version, by the markers as they are now.
-func (r *run) untouchedBut(ctx context.Context, q database.Querier, version string, tables database.Tables) ([]database.Marker, error) {
+func (r *run) untouchedBut(ctx context.Context, q database.Querier, s script, version string, tables database.Tables) ([]database.Marker, error) {
 	m, err := marked(ctx, r.own, r.target)
 	if err != nil {
 		return nil, err
 	}
 	delete(m.whole, version)
-	return r.untouched(ctx, q, m, tables)
+	return r.untouched(ctx, q, s, m, tables)
 }
 
 // measureAgain takes what a migration did to what earlier ones added into their

@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pingcap/tidb/pkg/parser"
@@ -38,6 +39,7 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 			j.words(tokens)
 		} else {
 			j.statement(node, piece.Text)
+			j.st.Keeps = keeps(node)
 		}
 		for _, f := range j.st.Findings {
 			if f.Effect == sqltext.Refused {
@@ -52,6 +54,21 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 // executable comments are read differently by each server.
 func executable(text string) bool {
 	return strings.Contains(text, "/*!") || strings.Contains(text, "/*M!")
+}
+
+// keeps reports whether a statement certainly changes no value of what stays.
+func keeps(node ast.StmtNode) bool {
+	switch n := node.(type) {
+	case *ast.CreateTableStmt:
+		return n.Select == nil
+	case *ast.CreateIndexStmt, *ast.CreateViewStmt, *ast.DropTableStmt, *ast.DropIndexStmt:
+		return true
+	case *ast.AlterTableStmt:
+		return !slices.ContainsFunc(n.Specs, func(spec *ast.AlterTableSpec) bool {
+			return spec.Tp != ast.AlterTableAddColumns && spec.Tp != ast.AlterTableAddConstraint
+		})
+	}
+	return false
 }
 
 type judge struct {

@@ -35,6 +35,7 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 	for _, p := range all {
 		j := judge{known: known, st: sqltext.Statement{Text: p.text, Line: p.line, Mode: sqltext.Inside}}
 		j.statement(p)
+		j.st.Keeps = keeps(p)
 		if j.st.Mode == sqltext.Outside && !script.NoTransaction && len(all) > 1 {
 			j.refuse("transaction", "it cannot run inside a transaction", "put it into a migration of its own that is marked as one without a transaction")
 		}
@@ -46,6 +47,22 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 		out = append(out, j.st)
 	}
 	return out, problems
+}
+
+// keeps reports whether a statement certainly changes no value of what stays.
+func keeps(p parsed) bool {
+	switch p.name {
+	case "CreateStmt", "IndexStmt", "ViewStmt", "CreateSeqStmt", "CreateEnumStmt", "CreateFunctionStmt", "CommentStmt":
+		return true
+	case "DropStmt":
+		kind := p.fields.text("removeType")
+		return (kind == "OBJECT_TABLE" || kind == "OBJECT_INDEX" || kind == "OBJECT_VIEW") && p.fields.text("behavior") != "DROP_CASCADE"
+	case "AlterTableStmt":
+		return !slices.ContainsFunc(p.fields.list("cmds"), func(c item) bool {
+			return !slices.Contains([]string{"AT_AddColumn", "AT_AddConstraint", "AT_ValidateConstraint", "AT_DropConstraint", "AT_SetNotNull", "AT_DropNotNull"}, c.text("subtype"))
+		})
+	}
+	return false
 }
 
 // judge says what one statement does.

@@ -28,6 +28,7 @@ func (d Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.St
 	for i, w := range p.all {
 		st := sqltext.Statement{Text: w.piece.Text, Line: w.piece.Line, Mode: sqltext.Inside}
 		p.classify(&st, w, p.all[i+1:])
+		st.Keeps = keeps(w)
 		for _, f := range st.Findings {
 			if f.Effect == sqltext.Refused {
 				problems = append(problems, sqltext.Problem{Line: st.Line, Message: f.Why, Hint: f.Advice})
@@ -36,6 +37,23 @@ func (d Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.St
 		out = append(out, st)
 	}
 	return out, problems
+}
+
+// keeps reports whether a statement certainly changes no value of what stays. DROP
+// TABLE may: with foreign keys on, it deletes its rows first.
+func keeps(w words) bool {
+	switch {
+	case w.is(0, "CREATE", "TABLE"):
+		return !w.has("AS")
+	case w.is(0, "ALTER", "TABLE"):
+		return w.has("ADD") && !w.has("DROP") && !w.has("RENAME")
+	}
+	for _, kind := range [][]string{{"CREATE", "INDEX"}, {"CREATE", "UNIQUE", "INDEX"}, {"CREATE", "VIEW"}, {"DROP", "INDEX"}, {"DROP", "VIEW"}} {
+		if w.is(0, kind...) {
+			return true
+		}
+	}
+	return false
 }
 
 type words struct {

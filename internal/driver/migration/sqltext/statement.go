@@ -74,7 +74,9 @@ type Statement struct {
 	Line int    `json:"line"` // in its file, from 1
 	Mode Mode   `json:"mode"`
 	// Writes says that it may change rows.
-	Writes   bool      `json:"writes,omitempty"`
+	Writes bool `json:"writes,omitempty"`
+	// Keeps says that it certainly changes no value of a table or column that stays.
+	Keeps    bool      `json:"keeps,omitempty"`
 	Findings []Finding `json:"findings,omitempty"`
 	// Probe tells a done statement that ran outside of a transaction from one
 	// that was not begun. Nil: it may be repeated.
