@@ -284,7 +284,7 @@ func (b *builder) compensation(e backstay.Entry, body backstay.CompensationBody)
 		s.Undo = &Undo{}
 	}
 	u := s.Undo
-	u.Result, u.Ended, u.Cause, u.Error, u.Output, u.With = body.Result, e.At, body.Cause, body.Error, body.Output, body.With
+	u.Result, u.Ended, u.Cause, u.Error, u.Output, u.Note, u.With = body.Result, e.At, body.Cause, body.Error, body.Output, body.Note, body.With
 	if took := body.Duration; took > 0 {
 		u.Took = &took
 	}

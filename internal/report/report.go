@@ -204,6 +204,7 @@ type Undo struct {
 	Cause  backstay.Cause     `json:"cause,omitempty"`
 	Error  string             `json:"error,omitempty"`
 	Output string             `json:"output,omitempty"`
+	Note   string             `json:"note,omitempty"`
 	With   string             `json:"with,omitempty"` // the step whose undo took this one back too
 }
 

@@ -154,6 +154,9 @@ func (r *Report) steps(d *document) {
 		if s.Error != "" && (r.Failure == nil || r.Failure.Step != s.ID) {
 			blocks = append(blocks, bold("Error", s.Error, "bad"))
 		}
+		if s.Undo != nil && s.Undo.Note != "" {
+			blocks = append(blocks, bold("Undo", s.Undo.Note, ""))
+		}
 		if s.Undo != nil && s.Undo.Error != "" {
 			blocks = append(blocks, bold("Undo error", s.Undo.Error, "bad"))
 			if s.Undo.Output != "" {

@@ -87,7 +87,9 @@ func (*Kind) Undo(ctx context.Context, call backstay.Call) (_ backstay.Result, e
 			return r.note("taken back", undone), err
 		}
 	}
-	return r.note("taken back", undone), nil
+	result := r.note("taken back", undone)
+	result.Note += r.compareRows(ctx)
+	return result, nil
 }
 
 // ended names why a context ended, where it did.

@@ -15,6 +15,8 @@ const (
 	defaultLock      = backstay.Duration(5e9)
 	defaultStatement = backstay.Duration(300e9)
 	defaultTimeout   = backstay.Duration(1800e9)
+
+	checkRows = "rows"
 )
 
 // stepConfig are the keys of a migrate step.
@@ -34,6 +36,7 @@ type config struct {
 
 	Allow        []string `yaml:"allow" json:"allow,omitempty" doc:"Rules whose destructive or opaque statements may run. With a destructive one the step is the point of no return, and waits for an approval." example:"[drop-column]"`
 	Irreversible string   `yaml:"irreversible" json:"irreversible,omitempty" doc:"Why this cannot be undone, where a migration has no down. Such a step waits for an approval and is the point of no return." example:"the old rows are of no use"`
+	Check        string   `yaml:"check" json:"check,omitempty" enum:"rows" doc:"rows: count the rows of the tables that the pending migrations name, with a checksum of what they hold, before the step, after it and at its undo. Differences are reported and hold nothing. Each reading reads each of these tables whole." example:"rows"`
 	Keep         bool     `yaml:"keep" json:"keep,omitempty" doc:"Before an undo drops a table or column that holds values written since, copy them into a table named backstay_kept_…; they come back when the migration is applied again. Without it such an undo is refused." example:"true"`
 }
 
@@ -62,6 +65,9 @@ func (c config) validate() (problems []backstay.Problem) {
 			}
 			add(fmt.Sprintf("allow[%d]", i), "one of "+strings.Join(known, ", "), "there is no rule %q that needs to be allowed", rule)
 		}
+	}
+	if c.Check != "" && c.Check != checkRows {
+		add("check", checkRows, "%q is nothing that can be checked", c.Check)
 	}
 	if c.Irreversible != "" && strings.TrimSpace(c.Irreversible) == "" {
 		add("irreversible", "say why it cannot be undone: people approve it by that", "the reason is blank")

@@ -68,6 +68,8 @@ type body struct {
 	Statement  backstay.Duration  `json:"statement_timeout"`
 	Keep       bool               `json:"keep,omitempty"`
 	Findings   []migrationFinding `json:"findings,omitempty"`
+	// Checked are the tables whose rows are counted and summed (check: rows).
+	Checked []checked `json:"checked,omitempty"`
 }
 
 // change is one migration that the step applies.

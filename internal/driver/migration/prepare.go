@@ -28,6 +28,9 @@ type preparer struct {
 	problems []backstay.Problem
 	blobs    []string
 	reasons  []string // why it cannot be undone
+	tables   database.Tables
+	named    map[string]bool // names that the statements have, as the list of tables writes them
+	opaque   bool            // a statement may touch what it does not name
 }
 
 func (p *preparer) refuse(key, hint, format string, args ...any) {
@@ -53,7 +56,7 @@ func (*Kind) Prepare(ctx context.Context, req backstay.Request) (backstay.Prepar
 	if err := json.Unmarshal(req.Config, &sc); err != nil {
 		return backstay.Prepared{}, fmt.Errorf("decode migrate step: %w", err)
 	}
-	p := &preparer{req: req, cfg: sc.Migrate}
+	p := &preparer{req: req, cfg: sc.Migrate, named: map[string]bool{}}
 	if p.problems = p.cfg.validate(); len(p.problems) > 0 {
 		return backstay.Prepared{}, p.refusal()
 	}
@@ -117,11 +120,11 @@ func (p *preparer) lookUp(ctx context.Context) (err error) {
 		V: bodyFormat, Dialect: t.d.Name(), Address: address, Identity: t.identity, Convention: string(p.set.Convention),
 		Table: p.table(t), Lock: orDefault(p.cfg.LockTimeout, defaultLock), Statement: orDefault(p.cfg.StatementTimeout, defaultStatement), Keep: p.cfg.Keep,
 	}
-	tables, err := t.d.Tables(ctx, t.conn)
+	p.tables, err = t.d.Tables(ctx, t.conn)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	_, there := tables[p.body.Table]
+	_, there := p.tables[p.body.Table]
 	applied, err := p.body.versions(t.d).Read(ctx, t.conn, there)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
@@ -132,7 +135,10 @@ func (p *preparer) lookUp(ctx context.Context) (err error) {
 	}
 	p.checkApplied(applied, sums)
 	p.body.Before = p.known(applied)
-	return p.pending(ctx, applied)
+	if err := p.pending(ctx, applied); err != nil {
+		return err
+	}
+	return p.checkRows(ctx, t)
 }
 
 // table is the tool's table, quoted as the database's list of tables has it.
@@ -238,6 +244,7 @@ func (p *preparer) change(m files.Migration, known *database.Known) (change, err
 	p.wrong(m.Up.File, problems)
 	for _, st := range ups {
 		p.judge(m.Up.File, st)
+		p.notes(st)
 	}
 	var err error
 	if c.Up, err = p.script(m.Up, ups); err != nil {
@@ -252,6 +259,9 @@ func (p *preparer) change(m files.Migration, known *database.Known) (change, err
 	if len(downs) == 0 && len(ups) > 0 {
 		p.noDown(m)
 		return c, nil
+	}
+	for _, st := range downs {
+		p.notes(st)
 	}
 	down, err := p.script(*m.Down, downs)
 	c.Down = &down
@@ -354,6 +364,12 @@ func (p *preparer) promise() backstay.Prepared {
 		out.Irreversible = strings.Join(slices.Compact(p.reasons), "; ")
 	default:
 		out.UndoSummary = fmt.Sprintf("run %s in reverse, then compare the schema with its dump from before", count(len(b.Pending), "down"))
+	}
+	if len(b.Checked) > 0 {
+		out.ReadSummary += ", and the rows of " + list(b.checkedNames())
+		if out.HasUndo {
+			out.UndoSummary += ", and the rows of " + list(b.checkedNames())
+		}
 	}
 	for _, f := range b.Findings {
 		if f.Effect != sqltext.Safe {
