@@ -36,15 +36,15 @@ func (*Kind) Do(ctx context.Context, call backstay.Call) (_ backstay.Result, err
 			continue
 		}
 		if err := ctx.Err(); err != nil {
-			return r.note("applied", applied), err //nolint:wrapcheck // ended names the cause
+			return r.noteApplied(ctx, applied), err //nolint:wrapcheck // ended names the cause
 		}
 		if err := r.up(ctx, i, m); err != nil {
-			return r.note("applied", applied), fmt.Errorf("apply %s (%s): %w", c.Version, c.Up.File, err)
+			return r.noteApplied(ctx, applied), fmt.Errorf("apply %s (%s): %w", c.Version, c.Up.File, err)
 		}
 		applied++
 		r.say("applied %s (%s)", c.Version, c.Up.File)
 	}
-	return r.note("applied", applied), nil
+	return r.noteApplied(ctx, applied), nil
 }
 
 // Undo takes back what Do applied, newest first.

@@ -78,6 +78,8 @@ type change struct {
 	Name    string  `json:"name"`
 	Up      script  `json:"up"`
 	Down    *script `json:"down,omitempty"`
+	// Copy are the tables that are copied before it, in the spelling of spelled.
+	Copy []string `json:"copy,omitempty"`
 }
 
 // script is one direction of a change; its statements are stored content.

@@ -245,7 +245,10 @@ func (p *preparer) change(m files.Migration, known *database.Known) (change, err
 	for _, st := range ups {
 		p.judge(m.Up.File, st)
 		p.notes(st)
+		c.Copy = append(c.Copy, p.copies(m.Up.File, st)...)
 	}
+	slices.Sort(c.Copy)
+	c.Copy = slices.Compact(c.Copy)
 	var err error
 	if c.Up, err = p.script(m.Up, ups); err != nil {
 		return c, err
@@ -371,6 +374,9 @@ func (p *preparer) promise() backstay.Prepared {
 			out.UndoSummary += ", and the rows of " + list(b.checkedNames())
 		}
 	}
+	if p.opaque && p.cfg.Snapshot.Table {
+		out.Warnings = append(out.Warnings, "snapshot: table copies what destructive statements name; what the opaque ones destroy is not known, and not copied")
+	}
 	for _, f := range b.Findings {
 		if f.Effect != sqltext.Safe {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("%s:%d: %s: %s", f.File, f.Line, f.Effect, f.Finding))
@@ -399,5 +405,9 @@ func (p *preparer) summary() string {
 	if first != last {
 		versions += " to " + last
 	}
-	return fmt.Sprintf("apply %s (%s, %s) to %s", count(len(b.Pending), "migration"), versions, b.Convention, where)
+	text := fmt.Sprintf("apply %s (%s, %s) to %s", count(len(b.Pending), "migration"), versions, b.Convention, where)
+	if tables := p.copied(); len(tables) > 0 {
+		text += ", with copies of " + list(tables) + " before it"
+	}
+	return text
 }

@@ -44,21 +44,29 @@ type rowsOf struct {
 	Unread  string   `json:"unread,omitempty"` // why it could not be read
 }
 
-// notes takes the names of a statement, as the list of tables writes them.
+// notes takes the names of a statement.
 func (p *preparer) notes(st sqltext.Statement) {
-	home := p.d.Quote(p.body.Identity.Schema) + "."
-	for _, name := range st.Names {
-		p.named[p.spelled(strings.TrimPrefix(name, home))] = true
+	for _, name := range p.names(st) {
+		p.named[name] = true
 	}
 	for _, f := range st.Findings {
 		p.opaque = p.opaque || f.Effect == sqltext.Opaque || f.Rule == "drop-schema" || f.Rule == "drop-owned"
 	}
 }
 
+// names are those of a statement as the list of tables writes them, spelled.
+func (p *preparer) names(st sqltext.Statement) (all []string) {
+	home := p.d.Quote(p.body.Identity.Schema) + "."
+	for _, name := range st.Names {
+		all = append(all, spelled(p.body.Dialect, strings.TrimPrefix(name, home)))
+	}
+	return all
+}
+
 // spelled is a name in the one spelling in which it is looked for: only
 // PostgreSQL tells names of other cases apart.
-func (p *preparer) spelled(name string) string {
-	if p.body.Dialect == "postgres" {
+func spelled(dialect, name string) string {
+	if dialect == "postgres" {
 		return name
 	}
 	return strings.ToLower(name)
@@ -67,7 +75,7 @@ func (p *preparer) spelled(name string) string {
 // touches reports whether the pending migrations name a table, or may touch it
 // without.
 func (p *preparer) touches(table string) bool {
-	return table != p.body.Table && (p.opaque || p.named[p.spelled(table)])
+	return table != p.body.Table && (p.opaque || p.named[spelled(p.body.Dialect, table)])
 }
 
 // checkRows freezes which rows are counted, and reads them once: what cannot be
