@@ -84,10 +84,15 @@ func (k Key) Overlaps(other Key) bool {
 // absent. Part names are valid UTF-8: a kind refuses resources with others.
 // Values are made by Canonical, and compared by their bytes. Opaque marks a resource that nothing can read: it equals nothing.
 // Unreadable says why a readable resource could not be read this time.
+//
+// Beside is what was read together with the state and is no part of it (the rows
+// of a table, which users write all the time): it is kept and shown with the
+// image, and never compared, restored or frozen.
 type ResourceState struct {
 	Parts      map[string]json.RawMessage `json:"parts,omitempty"`
 	Opaque     bool                       `json:"opaque,omitempty"`
 	Unreadable string                     `json:"unreadable,omitempty"`
+	Beside     map[string]json.RawMessage `json:"beside,omitempty"`
 }
 
 // Equal reports whether both states were read and are the same.
@@ -98,8 +103,12 @@ func (s ResourceState) Equal(t ResourceState) bool {
 	return maps.EqualFunc(s.Parts, t.Parts, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
 }
 
-// Digest is the SHA-256 of the state's canonical JSON, in hex.
-func (s ResourceState) Digest() string { return DigestJSON(s) }
+// Digest is the SHA-256 of the canonical JSON of the state without what stands
+// beside it, in hex.
+func (s ResourceState) Digest() string {
+	s.Beside = nil
+	return DigestJSON(s)
+}
 
 // Image is the canonical state of a set of resources at one moment.
 type Image map[Key]ResourceState
@@ -109,7 +118,8 @@ func (im Image) Equal(other Image) bool {
 	return maps.EqualFunc(im, other, ResourceState.Equal)
 }
 
-// Digest is the SHA-256 of the image's canonical JSON, in hex.
+// Digest is the SHA-256 of the image's canonical JSON, in hex, with what stands
+// beside the states: it is the address under which the image is stored.
 func (im Image) Digest() string { return DigestJSON(im) }
 
 // Keys returns the image's keys, sorted.

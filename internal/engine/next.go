@@ -320,10 +320,10 @@ func (c *core) pastPivot(s *Progress) bool {
 
 // unchanged reports whether it was read back that a step changed nothing.
 func unchanged(sp *StepProgress) bool {
-	if sp.Before == nil || sp.After == nil || sp.Before.Stored || sp.Before.Digest != sp.After.Digest {
+	if sp.Before == nil || sp.After == nil || sp.Before.Stored || sp.After.Stored {
 		return false
 	}
-	return !hasOpaque(sp.Before.Inline)
+	return sp.Before.Inline.Equal(sp.After.Inline)
 }
 
 // overBudget vetoes going forward when undoing what has been done, plus what

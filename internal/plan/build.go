@@ -44,6 +44,9 @@ type Observed struct {
 // (*backstay.RefusedError).
 func Build(d *Draft, seen Observed) (*Plan, error) {
 	b := builder{spec: d.spec, expanded: d.expanded, seen: seen, problems: slices.Clone(seen.Problems)}
+	whole := *d.spec
+	whole.Steps = b.needed(d.spec.Steps)
+	b.spec = &whole
 	order := b.order()
 	if len(b.problems) > 0 {
 		return nil, b.refuse()
@@ -69,6 +72,7 @@ func Build(d *Draft, seen Observed) (*Plan, error) {
 	b.checkDials(p.Steps)
 	b.freezeBefore(p.Steps)
 	b.findPivot(p, reach)
+	b.warnUnkept(p.Steps, reach)
 	for _, c := range d.spec.Verify {
 		p.Verify = append(p.Verify, Check{ID: c.ID, Within: c.Within, Every: c.Every, Prepared: seen.Checks[c.ID]})
 	}

@@ -73,6 +73,7 @@ type expansion struct {
 	gates    map[string]place  // by ID: where the gate stands
 	releases []Release
 	last     map[string]string // by release step: the last of its steps
+	keeps    map[string]string // by snapshot step: the migrate step that asks for it
 }
 
 // place is where a gate stands behind a move of a dial.
@@ -83,11 +84,15 @@ type place struct {
 
 // expand turns each release step into the steps of its strategy, one after the
 // other, likewise each flag step that has gates, and points what needed it at
-// the last of them.
+// the last of them. A migrate step that asks for a dump gets a snapshot step before it.
 func expand(s *spec.Spec) expansion {
-	x := expansion{of: map[string]string{}, gates: map[string]place{}, last: map[string]string{}}
+	x := expansion{of: map[string]string{}, gates: map[string]place{}, last: map[string]string{}, keeps: map[string]string{}}
 	for _, st := range s.Steps {
 		if st.Kind == flagKind && x.expose(st) {
+			continue
+		}
+		if st.Kind == migrateKind {
+			x.keep(st)
 			continue
 		}
 		if st.Kind != spec.ReleaseKind {

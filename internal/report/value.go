@@ -61,15 +61,15 @@ func compare(before, after backstay.Image) (changes []Change, more int, size Mag
 			add(Change{Key: k, Change: "unreadable", Before: "unknown", After: "unknown: " + why})
 			continue
 		}
-		parts := map[string]bool{}
-		for p := range b.Parts {
-			parts[p] = true
-		}
-		for p := range a.Parts {
-			parts[p] = true
-		}
 		differs := false
-		for _, p := range slices.Sorted(maps.Keys(parts)) {
+		for _, p := range slices.Sorted(maps.Keys(union(b.Beside, a.Beside))) {
+			if was, is := b.Beside[p], a.Beside[p]; !bytes.Equal(was, is) {
+				c := Change{Key: k, Part: p, Change: "changed"}
+				c.Before, c.After = Difference(was, is)
+				add(c)
+			}
+		}
+		for _, p := range slices.Sorted(maps.Keys(union(b.Parts, a.Parts))) {
 			was, is := b.Parts[p], a.Parts[p]
 			if bytes.Equal(was, is) {
 				continue
@@ -91,6 +91,15 @@ func compare(before, after backstay.Image) (changes []Change, more int, size Mag
 		}
 	}
 	return changes, more, size
+}
+
+func union(a, b map[string]json.RawMessage) map[string]json.RawMessage {
+	all := maps.Clone(a)
+	if all == nil {
+		return b
+	}
+	maps.Copy(all, b)
+	return all
 }
 
 // Value is a part's value as people read it: "file 0644 1.2 kB

@@ -36,15 +36,15 @@ func (*Kind) Do(ctx context.Context, call backstay.Call) (_ backstay.Result, err
 			continue
 		}
 		if err := ctx.Err(); err != nil {
-			return r.note("applied", applied), err //nolint:wrapcheck // ended names the cause
+			return r.noteApplied(ctx, applied), err //nolint:wrapcheck // ended names the cause
 		}
 		if err := r.up(ctx, i, m); err != nil {
-			return r.note("applied", applied), fmt.Errorf("apply %s (%s): %w", c.Version, c.Up.File, err)
+			return r.noteApplied(ctx, applied), fmt.Errorf("apply %s (%s): %w", c.Version, c.Up.File, err)
 		}
 		applied++
 		r.say("applied %s (%s)", c.Version, c.Up.File)
 	}
-	return r.note("applied", applied), nil
+	return r.noteApplied(ctx, applied), nil
 }
 
 // Undo takes back what Do applied, newest first.
@@ -87,7 +87,9 @@ func (*Kind) Undo(ctx context.Context, call backstay.Call) (_ backstay.Result, e
 			return r.note("taken back", undone), err
 		}
 	}
-	return r.note("taken back", undone), nil
+	result := r.note("taken back", undone)
+	result.Note += r.compareRows(ctx)
+	return result, nil
 }
 
 // ended names why a context ended, where it did.

@@ -1,6 +1,8 @@
 package migration
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +17,8 @@ const (
 	defaultLock      = backstay.Duration(5e9)
 	defaultStatement = backstay.Duration(300e9)
 	defaultTimeout   = backstay.Duration(1800e9)
+
+	checkRows = "rows"
 )
 
 // stepConfig are the keys of a migrate step.
@@ -34,7 +38,57 @@ type config struct {
 
 	Allow        []string `yaml:"allow" json:"allow,omitempty" doc:"Rules whose destructive or opaque statements may run. With a destructive one the step is the point of no return, and waits for an approval." example:"[drop-column]"`
 	Irreversible string   `yaml:"irreversible" json:"irreversible,omitempty" doc:"Why this cannot be undone, where a migration has no down. Such a step waits for an approval and is the point of no return." example:"the old rows are of no use"`
+	Check        string   `yaml:"check" json:"check,omitempty" enum:"rows" doc:"rows: count the rows of the tables that the pending migrations name, with a checksum of what they hold, before the step, after it and at its undo. Differences are reported and hold nothing. Each reading reads each of these tables whole." example:"rows"`
+	Snapshot     snapshot `yaml:"snapshot" json:"snapshot,omitzero" doc:"What is kept of the data before a destructive statement. table: each table that such a statement names is copied into a table backstay_before_… right before its migration, in the same transaction where there is one. {database: DIR}: the plan puts a snapshot step in front, which dumps the whole database into that directory." example:"table"`
 	Keep         bool     `yaml:"keep" json:"keep,omitempty" doc:"Before an undo drops a table or column that holds values written since, copy them into a table named backstay_kept_…; they come back when the migration is applied again. Without it such an undo is refused." example:"true"`
+}
+
+// snapshot is what is kept of the data before a destructive statement: of the
+// tables in the database itself, or of the whole database in a directory. The
+// plan makes a snapshot step of the second.
+type snapshot struct {
+	Table bool
+	Keys  *snapshotKeys
+}
+
+type snapshotKeys struct {
+	Database string `yaml:"database" json:"database" required:"true" doc:"The directory for the dump, as a snapshot step has it in into." example:"/var/backups/shop"`
+	Most     int    `yaml:"most" json:"most,omitempty" doc:"How many MiB the database may hold at most. Default: 1024." example:"4096"`
+	Verify   *bool  `yaml:"verify" json:"verify,omitempty" doc:"Load the dump into a scratch database beside the database, and compare. Default: true." example:"true"`
+}
+
+// SpecShape says that it is written in two ways.
+func (snapshot) SpecShape() []string { return []string{"string", "mapping"} }
+
+// SpecFields describes the long form.
+func (snapshot) SpecFields() any { return &snapshotKeys{} }
+
+// IsZero says that nothing is kept.
+func (s snapshot) IsZero() bool { return !s.Table && s.Keys == nil }
+
+const snapshotTable = "table"
+
+// UnmarshalJSON reads both forms.
+func (s *snapshot) UnmarshalJSON(data []byte) error {
+	*s = snapshot{}
+	if len(data) > 0 && data[0] == '{' {
+		s.Keys = &snapshotKeys{}
+		return json.Unmarshal(data, s.Keys) //nolint:wrapcheck // says enough
+	}
+	var word string
+	if err := json.Unmarshal(data, &word); err != nil || word != snapshotTable {
+		return errors.New("is neither `table` nor `{database: DIR}`, the directory for a dump")
+	}
+	s.Table = true
+	return nil
+}
+
+// MarshalJSON writes the form that was read.
+func (s snapshot) MarshalJSON() ([]byte, error) {
+	if s.Table {
+		return json.Marshal(snapshotTable) //nolint:wrapcheck // a word
+	}
+	return json.Marshal(s.Keys) //nolint:wrapcheck // plain values
 }
 
 // validate checks what can be checked without files and databases.
@@ -62,6 +116,9 @@ func (c config) validate() (problems []backstay.Problem) {
 			}
 			add(fmt.Sprintf("allow[%d]", i), "one of "+strings.Join(known, ", "), "there is no rule %q that needs to be allowed", rule)
 		}
+	}
+	if c.Check != "" && c.Check != checkRows {
+		add("check", checkRows, "%q is nothing that can be checked", c.Check)
 	}
 	if c.Irreversible != "" && strings.TrimSpace(c.Irreversible) == "" {
 		add("irreversible", "say why it cannot be undone: people approve it by that", "the reason is blank")

@@ -68,6 +68,8 @@ type body struct {
 	Statement  backstay.Duration  `json:"statement_timeout"`
 	Keep       bool               `json:"keep,omitempty"`
 	Findings   []migrationFinding `json:"findings,omitempty"`
+	// Checked are the tables whose rows are counted and summed (check: rows).
+	Checked []checked `json:"checked,omitempty"`
 }
 
 // change is one migration that the step applies.
@@ -76,6 +78,8 @@ type change struct {
 	Name    string  `json:"name"`
 	Up      script  `json:"up"`
 	Down    *script `json:"down,omitempty"`
+	// Copy are the tables that are copied before it, in the spelling of spelled.
+	Copy []string `json:"copy,omitempty"`
 }
 
 // script is one direction of a change; its statements are stored content.

@@ -49,7 +49,12 @@ func (b body) state(ctx context.Context, call backstay.Call) (state backstay.Res
 		return state, err
 	}
 	defer func() { err = errors.Join(err, t.close()) }()
-	return look(ctx, t.d, t.conn, b.versions(t.d))
+	state, err = look(ctx, t.d, t.conn, b.versions(t.d))
+	if err == nil && call.Blobs != nil && len(b.Checked) > 0 {
+		// Only what is kept as evidence: other looks need not read all rows.
+		state.Beside = b.readRows(ctx, t.d, t.conn)
+	}
+	return state, err
 }
 
 // look reads the canonical state of a database.

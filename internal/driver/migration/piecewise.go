@@ -264,14 +264,19 @@ func (r *run) upPiecewise(ctx context.Context, i int, before database.Tables, m 
 	if err != nil {
 		return err
 	}
-	if len(marks) > 0 { // the tables as they were are those of the first statement
-		for _, mark := range marks {
-			if mark.Detail.Tables != nil {
-				before = mark.Detail.Tables
-			}
+	var copies []database.Copy
+	if len(marks) == 0 {
+		copies, err = r.copyAlone(ctx, c, before)
+		if err != nil {
+			return err
 		}
 	}
-	first := database.Marker{Version: c.Version, Direction: database.Up, Statement: database.Start, State: database.Ended, SHA256: c.Up.SHA256, Detail: database.Detail{Tables: before, Previous: previous}}
+	for _, mark := range marks { // the tables as they were are those of the first statement
+		if mark.Detail.Tables != nil {
+			before, copies = mark.Detail.Tables, mark.Detail.Copies
+		}
+	}
+	first := database.Marker{Version: c.Version, Direction: database.Up, Statement: database.Start, State: database.Ended, SHA256: c.Up.SHA256, Detail: database.Detail{Tables: before, Previous: previous, Copies: copies}}
 	if err := r.own.Fence(ctx, r.conn); err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
@@ -287,7 +292,7 @@ func (r *run) upPiecewise(ctx context.Context, i int, before database.Tables, m 
 		return err
 	}
 	return r.rows(ctx, c.Version, database.Ended, func(q database.Querier) error {
-		return r.applied(ctx, q, i, outset{tables: before, previous: previous, untouched: untouched, begun: begun})
+		return r.applied(ctx, q, i, outset{tables: before, previous: previous, untouched: untouched, copies: copies, begun: begun})
 	})
 }
 

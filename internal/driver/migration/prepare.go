@@ -28,6 +28,9 @@ type preparer struct {
 	problems []backstay.Problem
 	blobs    []string
 	reasons  []string // why it cannot be undone
+	tables   database.Tables
+	named    map[string]bool // names that the statements have, as the list of tables writes them
+	opaque   bool            // a statement may touch what it does not name
 }
 
 func (p *preparer) refuse(key, hint, format string, args ...any) {
@@ -53,7 +56,7 @@ func (*Kind) Prepare(ctx context.Context, req backstay.Request) (backstay.Prepar
 	if err := json.Unmarshal(req.Config, &sc); err != nil {
 		return backstay.Prepared{}, fmt.Errorf("decode migrate step: %w", err)
 	}
-	p := &preparer{req: req, cfg: sc.Migrate}
+	p := &preparer{req: req, cfg: sc.Migrate, named: map[string]bool{}}
 	if p.problems = p.cfg.validate(); len(p.problems) > 0 {
 		return backstay.Prepared{}, p.refusal()
 	}
@@ -117,11 +120,11 @@ func (p *preparer) lookUp(ctx context.Context) (err error) {
 		V: bodyFormat, Dialect: t.d.Name(), Address: address, Identity: t.identity, Convention: string(p.set.Convention),
 		Table: p.table(t), Lock: orDefault(p.cfg.LockTimeout, defaultLock), Statement: orDefault(p.cfg.StatementTimeout, defaultStatement), Keep: p.cfg.Keep,
 	}
-	tables, err := t.d.Tables(ctx, t.conn)
+	p.tables, err = t.d.Tables(ctx, t.conn)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	_, there := tables[p.body.Table]
+	_, there := p.tables[p.body.Table]
 	applied, err := p.body.versions(t.d).Read(ctx, t.conn, there)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
@@ -132,7 +135,10 @@ func (p *preparer) lookUp(ctx context.Context) (err error) {
 	}
 	p.checkApplied(applied, sums)
 	p.body.Before = p.known(applied)
-	return p.pending(ctx, applied)
+	if err := p.pending(ctx, applied); err != nil {
+		return err
+	}
+	return p.checkRows(ctx, t)
 }
 
 // table is the tool's table, quoted as the database's list of tables has it.
@@ -238,7 +244,11 @@ func (p *preparer) change(m files.Migration, known *database.Known) (change, err
 	p.wrong(m.Up.File, problems)
 	for _, st := range ups {
 		p.judge(m.Up.File, st)
+		p.notes(st)
+		c.Copy = append(c.Copy, p.copies(m.Up.File, st)...)
 	}
+	slices.Sort(c.Copy)
+	c.Copy = slices.Compact(c.Copy)
 	var err error
 	if c.Up, err = p.script(m.Up, ups); err != nil {
 		return c, err
@@ -252,6 +262,9 @@ func (p *preparer) change(m files.Migration, known *database.Known) (change, err
 	if len(downs) == 0 && len(ups) > 0 {
 		p.noDown(m)
 		return c, nil
+	}
+	for _, st := range downs {
+		p.notes(st)
 	}
 	down, err := p.script(*m.Down, downs)
 	c.Down = &down
@@ -355,6 +368,15 @@ func (p *preparer) promise() backstay.Prepared {
 	default:
 		out.UndoSummary = fmt.Sprintf("run %s in reverse, then compare the schema with its dump from before", count(len(b.Pending), "down"))
 	}
+	if len(b.Checked) > 0 {
+		out.ReadSummary += ", and the rows of " + list(b.checkedNames())
+		if out.HasUndo {
+			out.UndoSummary += ", and the rows of " + list(b.checkedNames())
+		}
+	}
+	if p.opaque && p.cfg.Snapshot.Table {
+		out.Warnings = append(out.Warnings, "snapshot: table copies what destructive statements name; what the opaque ones destroy is not known, and not copied")
+	}
 	for _, f := range b.Findings {
 		if f.Effect != sqltext.Safe {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("%s:%d: %s: %s", f.File, f.Line, f.Effect, f.Finding))
@@ -383,5 +405,9 @@ func (p *preparer) summary() string {
 	if first != last {
 		versions += " to " + last
 	}
-	return fmt.Sprintf("apply %s (%s, %s) to %s", count(len(b.Pending), "migration"), versions, b.Convention, where)
+	text := fmt.Sprintf("apply %s (%s, %s) to %s", count(len(b.Pending), "migration"), versions, b.Convention, where)
+	if tables := p.copied(); len(tables) > 0 {
+		text += ", with copies of " + list(tables) + " before it"
+	}
+	return text
 }

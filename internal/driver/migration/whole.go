@@ -38,11 +38,15 @@ func (r *run) up(ctx context.Context, i int, m marks) error {
 		if err != nil {
 			return err
 		}
+		copies, err := r.copyTables(ctx, tx, c, before)
+		if err != nil {
+			return err
+		}
 		begun := time.Now()
 		if err := r.statements(ctx, tx, c.Up); err != nil {
 			return err
 		}
-		return r.applied(ctx, tx, i, outset{tables: before, previous: previous, untouched: untouched, begun: begun})
+		return r.applied(ctx, tx, i, outset{tables: before, previous: previous, untouched: untouched, copies: copies, begun: begun})
 	})
 }
 
@@ -187,6 +191,7 @@ type outset struct {
 	tables    database.Tables
 	previous  string            // the tool's newest version
 	untouched []database.Marker // of what earlier migrations added
+	copies    []database.Copy
 	begun     time.Time
 }
 
@@ -213,7 +218,7 @@ func (r *run) applied(ctx context.Context, q database.Querier, i int, o outset) 
 	if err := r.own.Forget(ctx, q, c.Version, database.Up); err != nil {
 		return err //nolint:wrapcheck // says what it did
 	}
-	return r.own.Mark(ctx, q, database.Whole(c.Version, database.Up, database.Ended, c.Up.SHA256, database.Detail{Added: added, Previous: o.previous})) //nolint:wrapcheck // says what it did
+	return r.own.Mark(ctx, q, database.Whole(c.Version, database.Up, database.Ended, c.Up.SHA256, database.Detail{Added: added, Previous: o.previous, Copies: o.copies})) //nolint:wrapcheck // says what it did
 }
 
 // takenBack writes the rows that say that a migration is not applied any more.

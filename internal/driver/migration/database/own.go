@@ -69,6 +69,8 @@ type Detail struct {
 	Tables Tables `json:"tables,omitempty"`
 	// Previous is the tool's newest version ahead of the migration.
 	Previous string `json:"previous,omitempty"`
+	// Copies are the tables that were copied ahead of the migration.
+	Copies []Copy `json:"copies,omitempty"`
 }
 
 // Added is a table, or a column of an older table, that a migration added.

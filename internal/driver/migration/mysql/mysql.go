@@ -303,10 +303,10 @@ func (Dialect) Values(ctx context.Context, q database.Querier, t database.Table,
 		if c.Default != "" && c.Constant {
 			where = " WHERE NOT (" + column + " <=> " + c.Default + ")"
 		}
-		parts = []string{"COALESCE(HEX(" + column + "), '-')"}
+		parts = []string{digits(column, c)}
 	} else {
 		for _, c := range sorted(t.Columns) {
-			parts = append(parts, "COALESCE(HEX("+c+"), '-')")
+			parts = append(parts, digits(c, t.Columns[c]))
 		}
 	}
 	if len(parts) == 0 {
@@ -317,6 +317,17 @@ func (Dialect) Values(ctx context.Context, q database.Querier, t database.Table,
 		return 0, "", fmt.Errorf("count the values of %s: %w", t.Name, classify(err))
 	}
 	return n, digest, nil
+}
+
+// digits writes a value so that equal texts are equal values. HEX alone takes a
+// number for a whole one.
+func digits(name string, c database.Column) string {
+	for _, kind := range []string{"decimal", "float", "double"} {
+		if strings.HasPrefix(strings.ToLower(c.Type), kind) {
+			return "COALESCE(HEX(CAST(" + name + " AS CHAR)), '-')"
+		}
+	}
+	return "COALESCE(HEX(" + name + "), '-')"
 }
 
 // ToolTable is the tools' own text.

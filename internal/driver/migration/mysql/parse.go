@@ -40,6 +40,7 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 		} else {
 			j.statement(node, piece.Text)
 			j.st.Keeps = keeps(node)
+			node.Accept(&tables{&j.st.Names})
 		}
 		for _, f := range j.st.Findings {
 			if f.Effect == sqltext.Refused {
@@ -112,6 +113,20 @@ func (j *judge) words(tokens []sqltext.Token) {
 	}
 	j.say(sqltext.Finding{Rule: "opaque", Effect: sqltext.Opaque, Why: "the grammar of MySQL that is used here does not know this statement"})
 }
+
+// tables collects the names of tables in a statement.
+type tables struct{ into *[]string }
+
+// Enter notes a name.
+func (t *tables) Enter(n ast.Node) (ast.Node, bool) {
+	if table, ok := n.(*ast.TableName); ok {
+		*t.into = append(*t.into, name(table))
+	}
+	return n, false
+}
+
+// Leave goes on.
+func (t *tables) Leave(n ast.Node) (ast.Node, bool) { return n, true }
 
 func name(t *ast.TableName) string { return quote(t.Name.O) }
 

@@ -36,6 +36,10 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 		j := judge{known: known, st: sqltext.Statement{Text: p.text, Line: p.line, Mode: sqltext.Inside}}
 		j.statement(p)
 		j.st.Keeps = keeps(p)
+		j.st.Names = p.fields.relations()
+		for _, drop := range j.st.Drops {
+			j.st.Names = append(j.st.Names, drop.Table)
+		}
 		if j.st.Mode == sqltext.Outside && !script.NoTransaction && len(all) > 1 {
 			j.refuse("transaction", "it cannot run inside a transaction", "put it into a migration of its own that is marked as one without a transaction")
 		}

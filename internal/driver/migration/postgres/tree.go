@@ -156,6 +156,26 @@ func relation(n node) string {
 	return name
 }
 
+// relations are the names of all relations below.
+func (n node) relations() (all []string) {
+	if n.text("relname") != "" {
+		all = append(all, relation(n))
+	}
+	for _, value := range n {
+		switch v := value.(type) {
+		case map[string]any:
+			all = append(all, node(v).relations()...)
+		case []any:
+			for _, element := range v {
+				if m, is := element.(map[string]any); is {
+					all = append(all, node(m).relations()...)
+				}
+			}
+		}
+	}
+	return all
+}
+
 // names joins a list of strings to a quoted name.
 func names(all []item) string {
 	var parts []string

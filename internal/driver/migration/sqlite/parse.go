@@ -29,6 +29,11 @@ func (d Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.St
 		st := sqltext.Statement{Text: w.piece.Text, Line: w.piece.Line, Mode: sqltext.Inside}
 		p.classify(&st, w, p.all[i+1:])
 		st.Keeps = keeps(w)
+		for _, t := range w.tokens {
+			if t.Kind == sqltext.Word || t.Kind == sqltext.Name {
+				st.Names = append(st.Names, d.Quote(t.Bare()))
+			}
+		}
 		for _, f := range st.Findings {
 			if f.Effect == sqltext.Refused {
 				problems = append(problems, sqltext.Problem{Line: st.Line, Message: f.Why, Hint: f.Advice})

@@ -83,6 +83,9 @@ type Statement struct {
 	Probe *Probe `json:"probe,omitempty"`
 	// Drops is what it drops, as far as that is told from the statement.
 	Drops []Dropped `json:"drops,omitempty"`
+	// Names are the quoted names in it that may be those of tables whose rows it
+	// touches: all that are, and others. What is opaque may touch more.
+	Names []string `json:"-"`
 }
 
 // Dropped is a table, a column or an index that a statement drops; names are
