@@ -19,6 +19,7 @@ const (
 	envScratch = "BACKSTAY_SANDBOX_SCRATCH"
 	envLayers  = "BACKSTAY_SANDBOX_LAYERS"
 	envHidden  = "BACKSTAY_SANDBOX_HIDDEN"
+	envDoors   = "BACKSTAY_SANDBOX_DOORS"
 	envSince   = "BACKSTAY_SANDBOX_SINCE" // nanoseconds since 1970, by the clock that files are stamped by
 	enter      = "enter"
 	inside     = "inside"

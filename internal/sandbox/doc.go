@@ -11,7 +11,9 @@
 // Promises. Nothing that is done inside through the file system, a signal, a
 // socket or System V IPC has an effect outside, as long as it does not attack the
 // kernel. A file system that cannot be overlaid is not there inside, and Hidden
-// says so. When the process that started the sandbox dies, all of it dies.
+// says so. When the process that started the sandbox dies, all of it dies. What
+// leads out is only the doors that the caller gives it: connections to one address
+// inside, each carried to what the caller opens for it.
 //
 // It needs Linux, root and overlayfs; Available says whether that is so. It is
 // for programs that may be wrong, not for hostile ones.

@@ -76,6 +76,9 @@ func becomeInside() error {
 		return err
 	}
 	env = append(env, envStage+"="+inside, envLayers+"="+string(l), envHidden+"="+string(h), envSince+"="+strconv.FormatInt(since.Nano(), 10))
+	if doors := os.Getenv(envDoors); doors != "" {
+		env = append(env, envDoors+"="+doors)
+	}
 	return fmt.Errorf("execute %s: %w", program, syscall.Exec(program, os.Args, env))
 }
 

@@ -5,6 +5,7 @@ package sandbox_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -40,6 +42,13 @@ func inside(script string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if err := sandbox.Listen(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if at, ok := strings.CutPrefix(script, "ask "); ok {
+		return ask(at)
+	}
 	c := exec.Command("/bin/sh", "-euc", script)
 	c.Stdin, c.Stderr = os.Stdin, os.Stderr
 	out, err := c.Output()
@@ -53,6 +62,78 @@ func inside(script string) int {
 		return 1
 	}
 	return map[bool]int{true: 0, false: 1}[json.NewEncoder(os.Stdout).Encode(answer{string(out), changes}) == nil]
+}
+
+// ask talks to a door three times at once, and prints what each was answered.
+func ask(at string) int {
+	var all [3]string
+	var asking sync.WaitGroup
+	for i := range all {
+		asking.Go(func() {
+			c, err := net.Dial("tcp", at)
+			if err != nil {
+				all[i] = err.Error()
+				return
+			}
+			defer func() { _ = c.Close() }()
+			_, _ = fmt.Fprintf(c, "question %d\n", i)
+			all[i], _ = bufio.NewReader(c).ReadString('\n')
+		})
+	}
+	asking.Wait()
+	return map[bool]int{true: 0, false: 1}[json.NewEncoder(os.Stdout).Encode(answer{Out: strings.Join(all[:], "")}) == nil]
+}
+
+// The doors lead to what the caller opens, and to nothing else.
+func TestDoors(t *testing.T) {
+	needed(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				line, _ := bufio.NewReader(c).ReadString('\n')
+				_, _ = io.WriteString(c, "answer to "+line)
+				_ = c.Close()
+			}()
+		}
+	}()
+	dial := func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
+	}
+	for name, doors := range map[string][]sandbox.Door{
+		"open":    {{At: "127.0.0.1:1", Dial: dial}, {At: "127.0.0.1:4711", Dial: dial}},
+		"refused": {{At: "127.0.0.1:4711", Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("nobody there") }}},
+		"none":    nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := sandbox.Command(t.Context(), t.TempDir(), "ask 127.0.0.1:4711")
+			shut, err := sandbox.Doors(t.Context(), c, doors...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stderr bytes.Buffer
+			c.Stderr = &stderr
+			out, err := c.Output()
+			shut()
+			var a answer
+			if err := errors.Join(err, json.Unmarshal(out, &a)); err != nil {
+				t.Fatalf("%v: %s", err, stderr.String())
+			}
+			want := map[string]string{"open": "answer to question 0\nanswer to question 1\nanswer to question 2\n", "refused": ""}
+			if w, ok := want[name]; ok && a.Out != w || !ok && !strings.Contains(a.Out, "connection refused") {
+				t.Errorf("inside it was answered %q", a.Out)
+			}
+		})
+	}
 }
 
 type answer struct {
