@@ -99,6 +99,7 @@ night: ## hours: every pair over every plan, five million schedules from a new s
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/release -release.full -v
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/driver/migration -run 'TestKilled|TestBackfill' -migration.stride 1 -migration.kills 100 -v
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 10m ./internal/driver/flag -run '^TestUnleash$$' -flag.unleash -v | grep -vE '^ *(=== |--- PASS)'
+	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 1h ./cmd/backstay -run '^TestDrillDatabases$$' -long -night
 	$(GO) test -count=1 -timeout 1h ./internal/sim/kill -run '^TestKilledExposing$$' -kill.full -kill.night -v | grep -vE '^ *(=== |--- PASS)'
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/routers -routers.full -v
 

@@ -79,6 +79,7 @@ type DrillCell struct {
 	Modulo   []string       `json:"modulo,omitempty"` // what restored-modulo leaves out
 	Reason   string         `json:"reason,omitempty"` // why it was not run
 	Findings []DrillFinding `json:"findings,omitempty"`
+	Wrote    []DrillRows    `json:"wrote,omitempty"` // what live writers did to databases meanwhile, of D2
 }
 
 // DrillFinding is one thing that is wrong, and whose it is.

@@ -121,7 +121,7 @@ gotestsum=$(make --no-print-directory --silent print-gotestsum) && race_tests "$
 # Under the race detector the enumeration of faults plays a stride; here all of it.
 phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^(TestDepth1|TestMemoryIsALedger)$' -sim.full -sim.report "$PWD/bin/sim"
 phase "drill, disks and statistics" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/drill ./internal/sim/disk ./internal/sim/stats
-phase "sessions that drill" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScripts(OnPostgres)?$/drill' -long
+phase "sessions that drill" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScripts(OnPostgres)?$/drill|^TestDrillDatabases$' -long
 phase "every pair of faults over one plan" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth2$' -sim.pairs linear -sim.report "$PWD/bin/sim"
 phase "random schedules" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestSchedules$' -sim.schedules 100000 -sim.report "$PWD/bin/sim"
 shows &

@@ -31,7 +31,10 @@ import (
 
 // TestMain lets the test binary be backstay (in scripts) and the supervisor
 // that backstay runs itself as.
-var longFlag = flag.Bool("long", false, "also the sessions that take long: drills in hundreds of sandboxes")
+var (
+	longFlag  = flag.Bool("long", false, "also the sessions that take long: drills in hundreds of sandboxes")
+	nightFlag = flag.Bool("night", false, "with -long: drill every fault on every kind of database")
+)
 
 func TestMain(m *testing.M) {
 	if code, supervised := proc.SupervisorMain(os.Args); supervised {

@@ -30,6 +30,12 @@ type furnisher interface {
 	Furnish(ctx context.Context, call backstay.Call) error
 }
 
+// stander is what kinds offer whose targets are no files of this host.
+type stander interface {
+	drill.Targets
+	Scratch(ctx context.Context, step backstay.Step, secrets backstay.Secrets) (backstay.Scratch, error)
+}
+
 // sandboxes prepares level D2: which steps can be tried, the content that the
 // plan pins, and how a cell gets a sandbox of its own. remove takes away what
 // that needs on the host.
@@ -41,7 +47,11 @@ func (s *session) sandboxes(ctx context.Context, made planned) (real *drill.Real
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a folder for sandboxes: %w", err)
 	}
-	remove = func() { _ = os.RemoveAll(dir) } // holds nothing that is kept
+	stand := &standIns{}
+	remove = func() {
+		stand.remove(ctx, s.c)
+		_ = os.RemoveAll(dir) // holds nothing that is kept
+	}
 	defer func() {
 		if err != nil {
 			remove()
@@ -51,7 +61,7 @@ func (s *session) sandboxes(ctx context.Context, made planned) (real *drill.Real
 	if err := s.exportBlobs(ctx, made.plan, blobs); err != nil {
 		return nil, nil, err
 	}
-	real = &drill.Real{Not: map[string]string{}, Job: drill.Job{
+	real = &drill.Real{Not: map[string]string{}, Scratch: map[string]string{}, Job: drill.Job{
 		DataDir: s.state.DataDir, Dir: made.dir, Blobs: blobs, Own: []string{s.state.Dir, s.state.DataDir, dir},
 	}}
 	for _, st := range made.plan.Steps {
@@ -62,13 +72,16 @@ func (s *session) sandboxes(ctx context.Context, made planned) (real *drill.Real
 		if k, ok := s.kinds.(sandboxer); ok {
 			err = k.Sandbox(st)
 		}
+		if err == nil {
+			err = s.standIn(ctx, made, st, real, stand)
+		}
 		if err != nil {
 			real.Not[st.ID] = err.Error()
 			continue
 		}
 		real.Steps = append(real.Steps, st.ID)
 	}
-	real.Try = func(ctx context.Context, job drill.Job) (drill.Tried, error) { return tryInSandbox(ctx, dir, job) }
+	real.Try = func(ctx context.Context, job drill.Job) (drill.Tried, error) { return stand.try(ctx, dir, job) }
 	return real, remove, nil
 }
 
@@ -105,13 +118,18 @@ func exportBlob(stored backstay.Blobs, digest, name string) (err error) {
 const insideVerb = "inside"
 
 // tryInSandbox runs this binary in a new sandbox and has it try one cell.
-func tryInSandbox(ctx context.Context, dir string, job drill.Job) (out drill.Tried, err error) {
+func tryInSandbox(ctx context.Context, dir string, job drill.Job, doors ...sandbox.Door) (out drill.Tried, err error) {
 	scratch, err := os.MkdirTemp(dir, "sandbox-")
 	if err != nil {
 		return out, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(scratch)) }()
 	c := sandbox.Command(ctx, scratch, "drill", insideVerb)
+	shut, err := sandbox.Doors(ctx, c, doors...)
+	if err != nil {
+		return out, err
+	}
+	defer shut()
 	var stderr bytes.Buffer
 	c.Stdin, c.Stderr = bytes.NewReader(backstay.Canonical(job)), &stderr
 	answer, err := c.Output()
@@ -139,7 +157,7 @@ func (c *call) drillInside(ctx context.Context) error {
 	if !sandbox.Inside() {
 		return usagef("drill %s is started by backstay itself, in a sandbox, never by hand", insideVerb)
 	}
-	if err := sandbox.Seal(); err != nil {
+	if err := errors.Join(sandbox.Seal(), sandbox.Listen()); err != nil {
 		return err
 	}
 	kinds, err := c.app.Kinds()
@@ -154,10 +172,11 @@ func (c *call) drillInside(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in := drill.Inside{Actions: kinds, Secrets: secrets, Ledger: scratchLedger, Changes: changesInside, Processes: sandbox.Processes}
+	in := drill.Inside{Actions: kinds, Secrets: instead{job.Instead, secrets}, Ledger: scratchLedger, Changes: changesInside, Processes: sandbox.Processes}
 	if f, ok := kinds.(furnisher); ok {
 		in.Furnish = f.Furnish
 	}
+	in.Targets, _ = kinds.(drill.Targets) // nil where there are none
 	got, err := drill.Try(ctx, job, in)
 	if err != nil {
 		return err

@@ -19,7 +19,12 @@ func (m *model) levelGaps(real *Real, say func(about, step, format string, args 
 			say("level", st.ID, "not tried above D1 (an undo that does not do what it says is not found there): %s", why)
 		}
 	}
-	say("level", "", "at D2 steps run on a private view of this host: its files as they are, no network but loopback, none of its processes")
+	say("level", "", "at D2 steps run on a private view of this host: its files as they are, no network but loopback (and a door to scratch databases), none of its processes")
+	for _, st := range m.plan.Steps {
+		if text, scratch := real.Scratch[st.ID]; scratch {
+			say("level", st.ID, "at D2 %s", text)
+		}
+	}
 	say("level", "", "at D2 no act is stopped half-way, and what differs is told from files, and from which programs run; times of directories that are no step's, and what this host itself changes meanwhile, are passed over")
 	say("level", "", "at D2 deploying again after a rollback must be committed; that it leaves the same files is not compared")
 }

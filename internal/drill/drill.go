@@ -38,6 +38,8 @@ type Options struct {
 type Real struct {
 	Steps []string          // IDs of the steps whose own executors may be tried
 	Not   map[string]string // why the others may not, by ID
+	// Scratch says, by ID, on what steps are tried whose targets are no files.
+	Scratch map[string]string
 	// Try has one cell tried in a sandbox of its own.
 	Try func(ctx context.Context, job Job) (Tried, error)
 	// Job is what all cells have in common.

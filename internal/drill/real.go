@@ -39,6 +39,8 @@ type Job struct {
 	DataDir string `json:"data_dir"`
 	Dir     string `json:"dir"`
 	Blobs   string `json:"blobs"`
+	// Instead are the values of references to secrets that lead to a stand-in.
+	Instead map[string]string `json:"instead,omitempty"`
 	// Own are paths of Backstay's: what changes there is nobody's target.
 	Own []string `json:"own"`
 }
@@ -69,6 +71,8 @@ type Inside struct {
 	// Furnish starts what a step's keys stand for on the host and is not a file;
 	// nil: nothing does.
 	Furnish func(ctx context.Context, call backstay.Call) error
+	// Targets knows those that are no files; nil: there are none.
+	Targets Targets
 	// Changes lists what differs from the host, and Processes the programs that
 	// run, told apart from whoever wrote or started.
 	Changes   func() ([]Changed, error)
@@ -91,6 +95,9 @@ func Try(ctx context.Context, job Job, in Inside) (Tried, error) {
 	st, _ := m.plan.Step(job.Step)
 	c := m.cell(f, st)
 	c.level, c.again = LevelReal, job.Again
+	if step, err := m.rebind(ctx, job, in); err != nil {
+		return c.cannot(step, "it cannot be bound to what stands in for its target: "+err.Error()), nil
+	}
 	store, err := in.Ledger(ctx)
 	if err != nil {
 		return Tried{}, err
@@ -111,15 +118,22 @@ func Try(ctx context.Context, job Job, in Inside) (Tried, error) {
 	moment := func() int { return t.moment(ctx) }
 	t.world.moment, h.moment = moment, moment
 	if step, err := h.furnish(ctx, m.plan, in, backstay.Call{DataDir: job.DataDir, Blobs: store.NewBlobBuffer(ctx), Secrets: in.Secrets, Flags: furniture{store}}); err != nil {
-		why := "what runs on the host cannot be started in the sandbox: " + err.Error()
-		return Tried{Cell: backstay.DrillCell{Level: LevelReal, Step: t.step, Fault: t.name, Result: backstay.DrillNotRun, Reason: why}, Stuck: step}, nil
+		return c.cannot(step, "what runs on the host cannot be started in the sandbox: "+err.Error()), nil
 	}
 	j := &realJudge{judge: judge{m: m, real: h.steps}, job: job, hybrid: h, in: in}
 	if j.ran, err = in.Processes(); err != nil {
 		return Tried{}, err
 	}
+	if step, err := j.rehearse(ctx); err != nil {
+		return c.cannot(step, "its target cannot be looked at in the sandbox: "+err.Error()), nil
+	}
 	j.outcome = t.deploy(ctx)
 	return j.judged(ctx)
+}
+
+// cannot is a cell that was not run because of a step.
+func (c cell) cannot(step, why string) Tried {
+	return Tried{Cell: backstay.DrillCell{Level: c.level, Step: c.step, Fault: c.name, Result: backstay.DrillNotRun, Reason: why}, Stuck: step}
 }
 
 // furniture puts flags into the drill's own ledger, where no deployment is yet.

@@ -21,6 +21,8 @@ type realJudge struct {
 	hybrid *hybrid
 	in     Inside
 	ran    []string // programs, before the deployment
+
+	rehearsing []rehearsing // targets that are no files
 }
 
 // judged looks at what is left, recovers once more, and says how the cell ended.
@@ -32,6 +34,10 @@ func (j *realJudge) judged(ctx context.Context) (Tried, error) {
 	notRun := func(format string, args ...any) (Tried, error) {
 		out.Result, out.Reason, out.End = backstay.DrillNotRun, fmt.Sprintf(format, args...), ""
 		return Tried{Cell: out, Stuck: j.stuck}, nil
+	}
+	targets, targetsErr := j.endTargets(ctx)
+	for _, s := range targets {
+		out.Wrote = append(out.Wrote, s.Wrote...)
 	}
 	idle := t.inject.Idle()
 	switch {
@@ -46,6 +52,8 @@ func (j *realJudge) judged(ctx context.Context) (Tried, error) {
 		return notRun("it never came to that: %s", neverCame(idle[0]))
 	case t.unnoticed() != "":
 		return notRun("%s", t.unnoticed())
+	case targetsErr != nil:
+		return Tried{}, targetsErr
 	}
 	var err error
 	if j.entries, err = t.store.Entries(ctx, t.ids[0], 0); err != nil {
@@ -60,6 +68,7 @@ func (j *realJudge) judged(ctx context.Context) (Tried, error) {
 	out.Result = j.result()
 	if j.err == nil {
 		j.compare(left)
+		j.compareTargets(targets)
 		if err := j.processes(ctx); err != nil {
 			return Tried{}, err
 		}

@@ -100,6 +100,16 @@ type Furnisher interface {
 	Furnish(ctx context.Context, call backstay.Call) error
 }
 
+// Rehearser is a Sandboxer whose targets are databases. Scratch makes, outside of
+// sandboxes, what stands in for a step's; nil where it is a file of this host,
+// which a sandbox has a view of. Inside, Rebind makes of a frozen step the one that
+// acts on the stand-in and on nothing else, and Rehearse begins to use it.
+type Rehearser interface {
+	Scratch(ctx context.Context, step backstay.Step, secrets backstay.Secrets) (backstay.Scratch, error)
+	Rebind(ctx context.Context, call backstay.Call) (backstay.Step, error)
+	Rehearse(ctx context.Context, call backstay.Call) (backstay.Rehearsal, error)
+}
+
 // Turner is a kind whose steps move a dial. Turn makes of such a step the one
 // that gives its side another share, in percent. It reads the frozen step only.
 type Turner interface {
@@ -351,6 +361,37 @@ func (r *Registry) Furnish(ctx context.Context, call backstay.Call) error {
 		return f.Furnish(ctx, call)
 	}
 	return nil
+}
+
+// Rehearses reports whether the kind's targets need a stand-in in a drill.
+func (r *Registry) Rehearses(kind string) bool {
+	_, ok := r.kinds[kind].(Rehearser)
+	return ok
+}
+
+// Scratch dispatches to the kind's Scratch; nil for kinds without one.
+func (r *Registry) Scratch(ctx context.Context, step backstay.Step, secrets backstay.Secrets) (backstay.Scratch, error) {
+	if k, ok := r.kinds[step.Kind].(Rehearser); ok {
+		return k.Scratch(ctx, step, secrets)
+	}
+	return nil, nil //nolint:nilnil // there is none
+}
+
+// Rebind dispatches to the kind's Rebind; the step as it is for kinds without one.
+func (r *Registry) Rebind(ctx context.Context, call backstay.Call) (backstay.Step, error) {
+	if k, ok := r.kinds[call.Step.Kind].(Rehearser); ok {
+		return k.Rebind(ctx, call)
+	}
+	return call.Step, nil
+}
+
+// Rehearse dispatches to the kind's Rehearse.
+func (r *Registry) Rehearse(ctx context.Context, call backstay.Call) (backstay.Rehearsal, error) {
+	k, ok := r.kinds[call.Step.Kind].(Rehearser)
+	if !ok {
+		return backstay.Rehearsal{}, fmt.Errorf("steps of kind %s are not rehearsed", call.Step.Kind)
+	}
+	return k.Rehearse(ctx, call)
 }
 
 // Turn dispatches to the kind's Turn.

@@ -63,6 +63,7 @@ func (p DrillPage) document() document {
 	d.add(section{Title: "What this drill does not see", Blocks: gaps(r.Blind)})
 	evidence := Drill{Tallies: r.Tallies}
 	d.add(section{Title: "Results, each level for itself", Blocks: evidence.tallyTable()})
+	d.add(section{Title: "Live writers", Blocks: writers(r.Cells)})
 	d.add(section{Title: "Failed and hung", Tone: "bad", Blocks: badCells(r)})
 	for _, t := range r.Tallies {
 		d.add(section{Title: "Matrix, " + t.Level, Blocks: matrix(r, t.Level)})
@@ -76,6 +77,24 @@ func (p DrillPage) document() document {
 	})})
 	d.add(section{Title: "Measured time to undo", Blocks: undoTimes(r)})
 	return d
+}
+
+// writers are what live writers did to databases while cells played.
+func writers(cells []backstay.DrillCell) []block {
+	type sum struct{ cells, written, unknown, found int64 }
+	sums := map[string]sum{}
+	for _, c := range cells {
+		for _, w := range c.Wrote {
+			s := sums[orNone(w.Table, "none: "+w.Why)]
+			sums[orNone(w.Table, "none: "+w.Why)] = sum{s.cells + 1, s.written + w.Written, s.unknown + w.Unknown, s.found + w.Found}
+		}
+	}
+	var all [][]string
+	for _, table := range slices.Sorted(maps.Keys(sums)) {
+		s := sums[table]
+		all = append(all, []string{table, fmt.Sprint(s.cells), fmt.Sprint(s.written), fmt.Sprint(s.unknown), fmt.Sprint(s.found)})
+	}
+	return rows(1, []string{"Table", "Cells", "Rows written", "Cut off", "Found afterwards"}, all)
 }
 
 // gaps are the blind list.

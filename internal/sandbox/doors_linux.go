@@ -18,7 +18,7 @@ import (
 type Door struct {
 	At string // where it is inside: an address of loopback with its port
 	// Dial opens the other side, outside, for each connection.
-	Dial func(ctx context.Context) (net.Conn, error)
+	Dial func(ctx context.Context) (io.ReadWriteCloser, error)
 }
 
 // passage is what a process inside is told of its doors.
@@ -53,7 +53,7 @@ func Doors(ctx context.Context, c *exec.Cmd, doors ...Door) (shut func(), err er
 	c.ExtraFiles = append(c.ExtraFiles, far)
 	c.Env = append(c.Env, envDoors+"="+string(text))
 	ctx, cancel := context.WithCancel(ctx)
-	k := &keeper{doors: doors, open: map[net.Conn]bool{}}
+	k := &keeper{doors: doors, open: map[io.Closer]bool{}}
 	k.wait.Go(func() { k.serve(ctx, conn) })
 	return func() {
 		cancel()
@@ -69,7 +69,11 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
-	return conn.(*net.UnixConn), nil //nolint:forcetypeassert // a socket of that family
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(errors.New("it is no socket of this host"), conn.Close())
+	}
+	return unixConn, nil
 }
 
 // keeper carries what goes through the doors. It runs outside.
@@ -78,7 +82,7 @@ type keeper struct {
 	wait  sync.WaitGroup
 
 	mu   sync.Mutex
-	open map[net.Conn]bool // nil once shut
+	open map[io.Closer]bool // nil once shut
 }
 
 // serve takes the connections that processes inside made: they come as open
@@ -119,7 +123,7 @@ func received(rights []byte) (net.Conn, error) {
 }
 
 // keep notes a connection, so that shut ends it.
-func (k *keeper) keep(c net.Conn) bool {
+func (k *keeper) keep(c io.Closer) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.open == nil {
@@ -129,7 +133,7 @@ func (k *keeper) keep(c net.Conn) bool {
 	return true
 }
 
-func (k *keeper) end(c net.Conn) {
+func (k *keeper) end(c io.Closer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.open, c)
@@ -158,7 +162,7 @@ func (k *keeper) carry(ctx context.Context, inner net.Conn, d Door) {
 	}
 	defer k.end(outer)
 	done := make(chan struct{}, 2)
-	for _, way := range [][2]net.Conn{{inner, outer}, {outer, inner}} {
+	for _, way := range [][2]io.ReadWriter{{inner, outer}, {outer, inner}} {
 		k.wait.Go(func() {
 			_, _ = io.Copy(way[0], way[1])
 			done <- struct{}{}
@@ -190,7 +194,7 @@ func Listen() error {
 		if err != nil {
 			return fmt.Errorf("open the door at %s: %w", at, err)
 		}
-		go accept(l, out, byte(i)) //nolint:gosec // a handful
+		go accept(l, out, byte(i))
 	}
 	return nil
 }

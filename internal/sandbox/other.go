@@ -5,7 +5,7 @@ package sandbox
 import (
 	"context"
 	"errors"
-	"net"
+	"io"
 	"os/exec"
 )
 
@@ -29,7 +29,7 @@ func Command(ctx context.Context, _ string, _ ...string) *exec.Cmd {
 // Door is one thing outside that processes inside may talk to.
 type Door struct {
 	At   string
-	Dial func(ctx context.Context) (net.Conn, error)
+	Dial func(ctx context.Context) (io.ReadWriteCloser, error)
 }
 
 // Doors cannot be made here.

@@ -86,6 +86,7 @@ func ask(at string) int {
 
 // The doors lead to what the caller opens, and to nothing else.
 func TestDoors(t *testing.T) {
+	t.Parallel()
 	needed(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -105,12 +106,12 @@ func TestDoors(t *testing.T) {
 			}()
 		}
 	}()
-	dial := func(ctx context.Context) (net.Conn, error) {
+	dial := func(ctx context.Context) (io.ReadWriteCloser, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
 	}
 	for name, doors := range map[string][]sandbox.Door{
 		"open":    {{At: "127.0.0.1:1", Dial: dial}, {At: "127.0.0.1:4711", Dial: dial}},
-		"refused": {{At: "127.0.0.1:4711", Dial: func(context.Context) (net.Conn, error) { return nil, errors.New("nobody there") }}},
+		"refused": {{At: "127.0.0.1:4711", Dial: func(context.Context) (io.ReadWriteCloser, error) { return nil, errors.New("nobody there") }}},
 		"none":    nil,
 	} {
 		t.Run(name, func(t *testing.T) {

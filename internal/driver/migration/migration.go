@@ -36,10 +36,12 @@ import (
 type Kind struct{}
 
 var (
-	_ driver.Kind     = (*Kind)(nil)
-	_ driver.Prober   = (*Kind)(nil)
-	_ driver.Reaper   = (*Kind)(nil)
-	_ driver.Verifier = (*Kind)(nil)
+	_ driver.Kind      = (*Kind)(nil)
+	_ driver.Prober    = (*Kind)(nil)
+	_ driver.Reaper    = (*Kind)(nil)
+	_ driver.Verifier  = (*Kind)(nil)
+	_ driver.Sandboxer = (*Kind)(nil)
+	_ driver.Rehearser = (*Kind)(nil)
 )
 
 // New returns the kind.

@@ -7,8 +7,11 @@ import (
 	"strings"
 )
 
+// ScratchPrefix begins the names of scratch databases.
+const ScratchPrefix = OwnPrefix + "scratch_"
+
 // ScratchName is a new name for a scratch database.
-func ScratchName() string { return OwnPrefix + "scratch_" + strings.ToLower(rand.Text()[:12]) }
+func ScratchName() string { return ScratchPrefix + strings.ToLower(rand.Text()[:12]) }
 
 // WithDatabase is a URL with another database. Nothing of it gets into the error.
 func WithDatabase(address, name string) (string, error) {

@@ -85,3 +85,17 @@ func ClientOf(address string) (Client, error) {
 	}
 	return c, nil
 }
+
+// Through is the URL of another database of the same server, reached at the door
+// (host:port), and where that has to lead.
+func Through(address, door, name string) (through, network, server string, err error) {
+	cfg, err := config(address)
+	if err != nil {
+		return "", "", "", err
+	}
+	u := url.URL{Scheme: "mysql", User: url.UserPassword(cfg.User, cfg.Passwd), Host: door, Path: "/" + name}
+	if cfg.TLSConfig != "" {
+		u.RawQuery = url.Values{"tls": {cfg.TLSConfig}}.Encode()
+	}
+	return u.String(), cfg.Net, cfg.Addr, nil
+}

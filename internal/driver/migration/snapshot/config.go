@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/driver/migration/clients"
 	"github.com/backstay-dev/backstay/internal/driver/migration/session"
 )
 
@@ -114,10 +114,8 @@ func (*Kind) Prepare(ctx context.Context, req backstay.Request) (out backstay.Pr
 		return out, refuse("into", "", "%s is no directory", cfg.Into)
 	}
 	b.Prefix = fileName(req.Release) + "." + fileName(req.ID)
-	for _, program := range programs(b) {
-		if _, err := exec.LookPath(program); err != nil {
-			return out, refuse("method", "install it here, not older than the server", "%s is not installed", program)
-		}
+	if program := clients.Missing(clients.Dumpers(b.Dialect, b.Verify)); program != "" {
+		return out, refuse("method", "install it here, not older than the server", "%s is not installed", program)
 	}
 	size, err := sizeOf(ctx, s)
 	if err != nil {

@@ -1,21 +1,16 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/url"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
 	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/driver/migration/clients"
 	"github.com/backstay-dev/backstay/internal/driver/migration/database"
-	"github.com/backstay-dev/backstay/internal/driver/migration/mysql"
 	"github.com/backstay-dev/backstay/internal/driver/migration/session"
 	"github.com/backstay-dev/backstay/internal/proc"
 )
@@ -26,34 +21,6 @@ type copier struct {
 	s    *session.Session
 	url  string // may hold a password
 	part string
-}
-
-// programs are those that a dump needs.
-func programs(b body) []string {
-	switch {
-	case b.Dialect == "postgres" && b.Verify:
-		return []string{"pg_dump", "pg_restore"}
-	case b.Dialect == "postgres":
-		return []string{"pg_dump"}
-	case b.Dialect == "mysql" && b.Verify:
-		return []string{mysqlDump(), mysqlClient()}
-	case b.Dialect == "mysql":
-		return []string{mysqlDump()}
-	}
-	return nil
-}
-
-func mysqlDump() string   { return either("mariadb-dump", "mysqldump") }
-func mysqlClient() string { return either("mariadb", "mysql") }
-
-// either is the first of the names that is installed; else the first.
-func either(names ...string) string {
-	for _, n := range names {
-		if _, err := exec.LookPath(n); err == nil {
-			return n
-		}
-	}
-	return names[0]
 }
 
 // sizeOf is about how many bytes a database holds.
@@ -71,45 +38,20 @@ func sizeOf(ctx context.Context, s *session.Session) (size int64, err error) {
 	return size, nil
 }
 
+// host is where the databases' programs run.
+func (c copier) host() clients.Host {
+	return clients.Host{Dir: c.Into, Token: proc.Token{Deployment: c.call.Deployment, Step: c.call.Step.ID, Fence: c.call.Token}}
+}
+
 // write writes the dump.
 func (c copier) write(ctx context.Context) error {
-	switch c.Dialect {
-	case "sqlite":
+	if c.Dialect == "sqlite" {
 		if _, err := c.s.Conn.ExecContext(ctx, "VACUUM INTO ?", c.part); err != nil {
 			return fmt.Errorf("dump the database: %w", c.s.Dialect.Classify(err))
 		}
 		return nil
-	case "mysql":
-		client, err := mysql.ClientOf(c.url)
-		if err != nil {
-			return fmt.Errorf("dump the database: %w", err)
-		}
-		argv := append([]string{mysqlDump(), "--no-defaults"}, client.Args...)
-		argv = append(argv, "--single-transaction", "--routines", "--events", "--triggers", "--hex-blob", "--skip-dump-date", "--result-file="+c.part, client.Database)
-		return c.run(ctx, "dump the database", argv, map[string]string{"MYSQL_PWD": client.Password})
 	}
-	address, env, err := apart(c.url)
-	if err != nil {
-		return fmt.Errorf("dump the database: %w", err)
-	}
-	return c.run(ctx, "dump the database", []string{"pg_dump", "--format=custom", "--no-password", "--lock-wait-timeout=10s", "--file=" + c.part, "--dbname=" + address}, env)
-}
-
-// load loads the dump into an empty database.
-func (c copier) load(ctx context.Context, into string) error {
-	if c.Dialect == "mysql" {
-		client, err := mysql.ClientOf(into)
-		if err != nil {
-			return fmt.Errorf("load the dump: %w", err)
-		}
-		argv := append([]string{mysqlClient(), "--no-defaults"}, client.Args...)
-		return c.run(ctx, "load the dump", append(argv, "--execute=source "+c.part, client.Database), map[string]string{"MYSQL_PWD": client.Password})
-	}
-	address, env, err := apart(into)
-	if err != nil {
-		return fmt.Errorf("load the dump: %w", err)
-	}
-	return c.run(ctx, "load the dump", []string{"pg_restore", "--exit-on-error", "--no-password", "--dbname=" + address, c.part}, env)
+	return c.host().Dump(ctx, c.Dialect, clients.Dump{URL: c.url, File: c.part}) //nolint:wrapcheck // says what it did
 }
 
 // prove loads the dump into a scratch database, compares its schema with the
@@ -122,8 +64,8 @@ func (c copier) prove(ctx context.Context, want database.Schema) (rows map[strin
 			return nil, err //nolint:wrapcheck // says what it did
 		}
 		defer func() { err = errors.Join(err, drop(context.WithoutCancel(ctx))) }()
-		if err := c.load(ctx, scratch); err != nil {
-			return nil, err
+		if err := c.host().Load(ctx, c.Dialect, scratch, c.part); err != nil {
+			return nil, err //nolint:wrapcheck // says what it did
 		}
 	}
 	db, err := c.s.Dialect.Open(scratch, "")
@@ -181,63 +123,3 @@ func differing(a, b database.Schema) (names []string) {
 	}
 	return names
 }
-
-// apart takes the password out of PostgreSQL's URL: command lines can be read by
-// others.
-func apart(address string) (bare string, env map[string]string, err error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "", nil, errors.New("its address is no URL")
-	}
-	env = map[string]string{}
-	if password, ok := u.User.Password(); ok {
-		env["PGPASSWORD"] = password
-		u.User = url.User(u.User.Username())
-	}
-	q := u.Query()
-	if q.Has("password") {
-		env["PGPASSWORD"] = q.Get("password")
-		q.Del("password")
-	}
-	for _, own := range []string{"pool_max_conns", "pool_min_conns", "default_query_exec_mode"} { // pgx's, not libpq's
-		q.Del(own)
-	}
-	u.RawQuery = q.Encode()
-	return u.String(), env, nil
-}
-
-// run runs a program. Its error ends with the program's last words.
-func (c copier) run(ctx context.Context, what string, argv []string, env map[string]string) error {
-	env["PATH"], env["HOME"], env["LC_ALL"] = os.Getenv("PATH"), os.Getenv("HOME"), "C.UTF-8"
-	words := &tail{}
-	exit, err := proc.Run(ctx, proc.Command{
-		Argv: argv, Env: env, Dir: c.Into, Output: io.Writer(words),
-		Token: proc.Token{Deployment: c.call.Deployment, Step: c.call.Step.ID, Fence: c.call.Token},
-	})
-	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
-	case err != nil:
-		return fmt.Errorf("%s: %w", what, err)
-	case !exit.OK():
-		return &backstay.Error{
-			Class: backstay.Permanent, Op: what, Err: fmt.Errorf("%s %s: %s", argv[0], exit, words),
-			Hint: argv[0] + " must not be older than the server, and the user must be allowed to read and make all of it",
-		}
-	}
-	return nil
-}
-
-// tail keeps the end of what is written.
-type tail struct{ bytes.Buffer }
-
-func (t *tail) Write(p []byte) (int, error) {
-	const most = 600
-	t.Buffer.Write(p)
-	if extra := t.Len() - most; extra > 0 {
-		t.Next(extra)
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string { return strings.Join(strings.Fields(t.Buffer.String()), " ") }
