@@ -121,7 +121,7 @@ func Causes() []CauseMeaning {
 		{CauseAmbiguous, WordSystemic, held, "A process died while a step acted, and nothing tells how far it came.", "look at the target, put it right, then rollback --retry or --close"},
 		{CauseUnreachable, WordSystemic, held, "A resource could not be read, so nothing is known about it.", "make it reachable, then rollback --retry"},
 		{CauseDeadline, WordPersistent, back, "A step or an undo did not end within its time and was ended; an undo that did not is held.", "look at its output; raise timeout or undo-timeout where the work is right"},
-		{CauseIncompatible, WordPersistent, held, "Going back would lose what the new version wrote.", "read the counts in the report; deploy forward, or accept the loss by hand"},
+		{CauseIncompatible, WordPersistent, held, "Going back would put a version onto a schema that it cannot use.", "deploy a version forward that can; or bring the schema back by hand, then rollback --retry"},
 		{CauseLedgerDamage, WordSystemic, held, "The ledger does not hold what the undo needs.", "backstay audit verify; restore the ledger from a copy"},
 		{CauseStepFailed, "", back, "A step failed; everything done before it is undone.", "backstay report REF shows its output"},
 		{CauseVerifyFailed, WordPersistent, back, "A verify check did not pass, or a resource did not read as its step left it.", "backstay report REF shows which"},

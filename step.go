@@ -170,6 +170,10 @@ type Step struct {
 	Reverts *Reverts `json:"reverts,omitempty"`
 	// Of names the release step of the spec that this step is a part of.
 	Of string `json:"of,omitempty"`
+	// Excludes are the versions of the plan's own release that were live when the
+	// plan was made and cannot use the schema after this step: what brought their
+	// successor is not undone while the schema stays.
+	Excludes []string `json:"excludes,omitempty"`
 }
 
 // Reverts points from a step of a revert (or drift fix) plan to the images it
@@ -212,6 +216,8 @@ type Prepared struct {
 	Want         Image  `json:"want,omitempty"`         // the wanted state, where it is known beforehand
 	Hold         *Hold  `json:"hold,omitempty"`         // a step that only waits for people
 	Gate         *Gate  `json:"gate,omitempty"`         // a step that only waits for evidence
+	// Schema is set by a step that decides the schema of its key.
+	Schema *Schema `json:"schema,omitempty"`
 	// Part is a comparison's part of the evidence against a release, relative to
 	// others'; 0 for checks that fail by themselves.
 	Part        float64  `json:"part,omitempty"`

@@ -79,7 +79,7 @@ func (in *input) load(c *call, kinds Kinds) (*spec.Spec, error) {
 func declared(ctx context.Context, s *spec.Spec, blobs backstay.Blobs) (engine.Declared, error) {
 	d := engine.Declared{
 		Sections: map[string]json.RawMessage{}, Artifacts: map[string]backstay.Artifact{},
-		Dir: s.Dir, Release: s.Release, Version: s.Version,
+		Dir: s.Dir, Release: s.Release, Version: s.Version, Environment: s.Environment,
 	}
 	for name, section := range s.Sections {
 		d.Sections[name] = absoluteSecrets(section, s.Dir)

@@ -332,8 +332,12 @@ func unjustified(t *trial, passed bool, r backstay.Residue) string {
 		if !t.inject.Fired(fault.Fault.Unreads) {
 			return "and everything can be read"
 		}
-	case backstay.CauseIncompatible, backstay.CauseLedgerDamage, backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed,
-		backstay.CauseGateFailed, backstay.CauseAborted, backstay.CauseSignalled, backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed:
+	case backstay.CauseIncompatible:
+		if !t.m.plan.ExcludesAfter(r.Step) {
+			return "and no schema that stays excludes what was before"
+		}
+	case backstay.CauseLedgerDamage, backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed, backstay.CauseGateFailed,
+		backstay.CauseAborted, backstay.CauseSignalled, backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed:
 		return "which is no cause for that"
 	default:
 		return "which is no cause at all"

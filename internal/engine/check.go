@@ -379,9 +379,12 @@ func (e *ending) add(r *runner, st backstay.Step, before, now backstay.Image, ea
 // never tried has the cause of the undo that stands in its way.
 func (r *runner) causeOf(id string, stuck bool) backstay.Cause {
 	sp := r.progress.Steps[id]
+	_, kept := r.core.keptBy(r.progress, r.core.at[id])
 	switch {
 	case sp.Undo != nil && sp.Undo.Cause != "":
 		return sp.Undo.Cause
+	case kept && sp.Finding != backstay.Unknown:
+		return backstay.CauseIncompatible
 	case stuck && sp.Finding == backstay.Unknown:
 		return backstay.CauseAmbiguous
 	case stuck:
@@ -404,6 +407,8 @@ func (r *runner) explain(list []backstay.Residue, sp *StepProgress) []backstay.R
 		case list[i].Detail != "":
 		case sp.Undo != nil && sp.Undo.Error != "":
 			list[i].Detail = sp.Undo.Error
+		case list[i].Cause == backstay.CauseIncompatible:
+			list[i].Detail = r.keptWords(list[i].Step)
 		case sp.Undo == nil && r.progress.State == backstay.RollingBack:
 			list[i].Detail = "not undone, because the undo of a step that needs it failed"
 		case r.plan.Pivot != "":
@@ -411,6 +416,16 @@ func (r *runner) explain(list []backstay.Residue, sp *StepProgress) []backstay.R
 		}
 	}
 	return list
+}
+
+// keptWords say which schema keeps a step from being undone.
+func (r *runner) keptWords(id string) string {
+	by, ok := r.core.keptBy(r.progress, r.core.at[id])
+	if !ok {
+		return ""
+	}
+	st := r.plan.Steps[by]
+	return fmt.Sprintf("not undone: step %s stays, and version %s of %s could not use its schema", st.ID, strings.Join(st.Excludes, ", "), r.plan.Release)
 }
 
 // end writes the last transition.

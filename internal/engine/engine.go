@@ -45,6 +45,8 @@ type Store interface {
 	Signals(ctx context.Context, id string) ([]ledger.Signal, error)
 	Version(ctx context.Context) (int64, error)
 	Deployment(ctx context.Context, id string) (ledger.Deployment, error)
+	List(ctx context.Context, f ledger.Filter) ([]ledger.Deployment, error)
+	Keys(ctx context.Context, kind string) ([]backstay.Key, error)
 	Entries(ctx context.Context, id string, afterN int64) ([]backstay.Entry, error)
 	Plan(ctx context.Context, digest string) ([]byte, error)
 	SavePlan(ctx context.Context, digest string, data []byte, blobs *ledger.BlobBuffer) error

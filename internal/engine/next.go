@@ -409,7 +409,7 @@ func (c *core) backward(s *Progress) []command {
 			continue
 		}
 		blocked := slices.ContainsFunc(c.dependents[i], func(d int) bool {
-			return s.order[d].needsUndo() || s.order[d].blocks()
+			return s.order[d].needsUndo() || s.order[d].blocks() || c.keepsSchema(s, d)
 		})
 		if blocked {
 			continue
@@ -437,6 +437,44 @@ func (st *StepProgress) needsUndo() bool {
 // what it needs wrong. A step that never had an undo blocks nothing.
 func (st *StepProgress) blocks() bool {
 	return st.Phase == PhaseUndoFailed && st.Undo != nil && st.Undo.Cause != backstay.CauseNoUndo
+}
+
+// keepsSchema reports whether a step changed a schema and could not be undone, so
+// that the version before this plan's could not use it: what brought this plan's
+// version stays.
+func (c *core) keepsSchema(s *Progress, i int) bool {
+	return s.order[i].Phase == PhaseUndoFailed && len(c.plan.Steps[i].Excludes) > 0
+}
+
+// keptBy is the step whose schema keeps the i-th step from being undone: one that
+// needs it, at any remove, and stays. False: there is none.
+func (c *core) keptBy(s *Progress, i int) (by int, ok bool) {
+	for d := range c.plan.Steps {
+		sp := s.order[d]
+		if len(c.plan.Steps[d].Excludes) > 0 && sp.Touched && sp.Phase != PhaseUndone && c.reaches(d, i) {
+			return d, true
+		}
+	}
+	return 0, false
+}
+
+// reaches reports whether a step needs another, at any remove.
+func (c *core) reaches(from, to int) bool {
+	seen := map[int]bool{}
+	for todo := []int{from}; len(todo) > 0; {
+		next := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, need := range c.needs[next] {
+			if need == to {
+				return true
+			}
+			if !seen[need] {
+				seen[need] = true
+				todo = append(todo, need)
+			}
+		}
+	}
+	return false
 }
 
 func (c *core) unsettled(s *Progress, which func(*StepProgress) bool) []command {

@@ -29,6 +29,8 @@ type Declared struct {
 	Dir       string
 	Release   string
 	Version   string
+
+	Environment string
 }
 
 // Survey prepares every step of a draft by its kind and looks at the world.
@@ -77,7 +79,13 @@ func (e *Engine) Survey(ctx context.Context, requests []plan.Request, d Declared
 	if err := blobs.Flush(ctx); err != nil {
 		return seen, fmt.Errorf("store what the plan pins: %w", err)
 	}
-	return seen, nil
+	steps := make([]backstay.Prepared, 0, len(seen.Steps))
+	for _, prepared := range seen.Steps {
+		steps = append(steps, prepared)
+	}
+	var err error
+	seen.Standing, err = e.standing(ctx, d.Environment, "", steps)
+	return seen, err
 }
 
 // unsaid leaves out what was said about the same place already: a step that became
@@ -243,6 +251,9 @@ func (e *Engine) precheck(ctx context.Context, s Start) error {
 	}
 	if len(problems) > 0 {
 		return &backstay.RefusedError{What: "drift", Problems: problems}
+	}
+	if err := e.compatible(ctx, s.Plan); err != nil {
+		return err
 	}
 	if s.AcceptDrift || s.Plan.Reverts != "" {
 		return nil

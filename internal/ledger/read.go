@@ -128,6 +128,24 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Deployment, error) {
 	return found, s.reading("list deployments of", s.backend.Where, err)
 }
 
+// Keys reads the keys of one kind that any deployment's plan has, sorted.
+func (s *Store) Keys(ctx context.Context, kind string) (keys []backstay.Key, err error) {
+	// ";" is the byte after ":".
+	rows, err := s.backend.Read.QueryContext(ctx, "SELECT DISTINCT key FROM deployment_key WHERE key >= $1 AND key < $2 ORDER BY key", kind+":", kind+";")
+	if err != nil {
+		return nil, s.reading("read keys of", s.backend.Where, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k backstay.Key
+		if err := rows.Scan(&k); err != nil {
+			return nil, s.reading("read keys of", s.backend.Where, err)
+		}
+		keys = append(keys, k)
+	}
+	return keys, s.reading("read keys of", s.backend.Where, rows.Err())
+}
+
 // overlapCondition is Key.Overlaps in SQL.
 func overlapCondition(key backstay.Key) (string, []any) {
 	key = plain(key)

@@ -36,6 +36,7 @@ type Observed struct {
 	Steps     map[string]backstay.Prepared // by step ID
 	Checks    map[string]backstay.Prepared // by check ID
 	Images    map[string]backstay.Image    // by step ID: its keys before anything ran
+	Standing  Standing
 	// Problems are refusals of the step kinds, in spec order.
 	Problems []backstay.Problem
 }
@@ -73,6 +74,7 @@ func Build(d *Draft, seen Observed) (*Plan, error) {
 	b.freezeBefore(p.Steps)
 	b.findPivot(p, reach)
 	b.warnUnkept(p.Steps, reach)
+	b.compatible(p)
 	for _, c := range d.spec.Verify {
 		p.Verify = append(p.Verify, Check{ID: c.ID, Within: c.Within, Every: c.Every, Prepared: seen.Checks[c.ID]})
 	}

@@ -184,6 +184,7 @@ func restoring(s backstay.Step, deployment string, d Done) backstay.Step {
 	r := s
 	r.ID = "revert-" + s.ID
 	r.Pivot, r.Stage, r.Hold, r.Of = false, "", nil, ""
+	r.Schema, r.Excludes = nil, nil // what is said of the schema before is the earlier deployment's
 	r.Reverts = &backstay.Reverts{Deployment: deployment, Step: s.ID, Effect: s.Effect, Target: d.Before.Digest()}
 	if d.After != nil {
 		r.Reverts.From = d.After.Digest()

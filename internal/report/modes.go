@@ -284,14 +284,14 @@ func (l *life) dependents(id string) []string {
 func (l *life) leadingTo(cause backstay.Cause) []string {
 	var out []string
 	for _, s := range l.plan.Steps {
-		if !s.Waits() && leads(s, l.after[s.ID], cause) {
+		if !s.Waits() && leads(s, l.after[s.ID], l.plan.ExcludesAfter(s.ID), cause) {
 			out = append(out, s.ID)
 		}
 	}
 	return out
 }
 
-func leads(s backstay.Step, after bool, cause backstay.Cause) bool {
+func leads(s backstay.Step, after, excluded bool, cause backstay.Cause) bool {
 	switch cause {
 	case backstay.CauseNoUndo:
 		return !s.HasUndo || after
@@ -305,7 +305,9 @@ func leads(s backstay.Step, after bool, cause backstay.Cause) bool {
 		return readableStep(s)
 	case backstay.CauseLedgerDamage:
 		return len(s.Keys) > 0
-	case backstay.CauseIncompatible, backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed, backstay.CauseGateFailed, backstay.CauseAborted, backstay.CauseSignalled, backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed:
+	case backstay.CauseIncompatible:
+		return excluded
+	case backstay.CauseStepFailed, backstay.CauseVerifyFailed, backstay.CauseBakeFailed, backstay.CauseGateFailed, backstay.CauseAborted, backstay.CauseSignalled, backstay.CauseBudget, backstay.CauseNotApproved, backstay.CauseCrashed:
 	}
 	return false
 }

@@ -74,6 +74,13 @@ func (m *memory) ChangeFlags(context.Context, ledger.FlagWriter, ...backstay.Fla
 	return nil, errors.New("the ledger in memory has no flags")
 }
 
+// Keys and List: its plans change no schemas, and nobody asks for more.
+func (m *memory) Keys(context.Context, string) ([]backstay.Key, error) { return nil, nil }
+
+func (m *memory) List(context.Context, ledger.Filter) ([]ledger.Deployment, error) {
+	return nil, errors.New("the ledger in memory lists nothing")
+}
+
 func (m *memory) Close() error                { return nil }
 func (m *memory) Start(context.Context) error { return nil }
 func (m *memory) NodeID() string              { return "memory" }

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+
+	"github.com/Masterminds/semver/v3"
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/driver/migration/files"
@@ -36,11 +39,12 @@ type config struct {
 	LockTimeout      backstay.Duration `yaml:"lock-timeout" json:"lock-timeout,omitempty" doc:"How long a statement waits for others' locks before it gives up. Whoever comes later waits behind it. Default: 5s." example:"2s"`
 	StatementTimeout backstay.Duration `yaml:"statement-timeout" json:"statement-timeout,omitempty" doc:"How long one statement may run. Default: 5m." example:"10m"`
 
-	Allow        []string `yaml:"allow" json:"allow,omitempty" doc:"Rules whose destructive or opaque statements may run. With a destructive one the step is the point of no return, and waits for an approval." example:"[drop-column]"`
-	Irreversible string   `yaml:"irreversible" json:"irreversible,omitempty" doc:"Why this cannot be undone, where a migration has no down. Such a step waits for an approval and is the point of no return." example:"the old rows are of no use"`
-	Check        string   `yaml:"check" json:"check,omitempty" enum:"rows" doc:"rows: count the rows of the tables that the pending migrations name, with a checksum of what they hold, before the step, after it and at its undo. Differences are reported and hold nothing. Each reading reads each of these tables whole." example:"rows"`
-	Snapshot     snapshot `yaml:"snapshot" json:"snapshot,omitzero" doc:"What is kept of the data before a destructive statement. table: each table that such a statement names is copied into a table backstay_before_… right before its migration, in the same transaction where there is one. {database: DIR}: the plan puts a snapshot step in front, which dumps the whole database into that directory." example:"table"`
-	Keep         bool     `yaml:"keep" json:"keep,omitempty" doc:"Before an undo drops a table or column that holds values written since, copy them into a table named backstay_kept_…; they come back when the migration is applied again. Without it such an undo is refused." example:"true"`
+	Allow        []string          `yaml:"allow" json:"allow,omitempty" doc:"Rules whose destructive or opaque statements may run. With a destructive one the step is the point of no return, and waits for an approval." example:"[drop-column]"`
+	Irreversible string            `yaml:"irreversible" json:"irreversible,omitempty" doc:"Why this cannot be undone, where a migration has no down. Such a step waits for an approval and is the point of no return." example:"the old rows are of no use"`
+	Check        string            `yaml:"check" json:"check,omitempty" enum:"rows" doc:"rows: count the rows of the tables that the pending migrations name, with a checksum of what they hold, before the step, after it and at its undo. Differences are reported and hold nothing. Each reading reads each of these tables whole." example:"rows"`
+	Snapshot     snapshot          `yaml:"snapshot" json:"snapshot,omitzero" doc:"What is kept of the data before a destructive statement. table: each table that such a statement names is copied into a table backstay_before_… right before its migration, in the same transaction where there is one. {database: DIR}: the plan puts a snapshot step in front, which dumps the whole database into that directory." example:"table"`
+	Compatible   map[string]string `yaml:"compatible" json:"compatible,omitempty" doc:"By release, the range of its versions that can use the schema as it is after this step. A deployment or rollback that would leave another version on it is refused, and so is this step while another version is live. Releases that are not named may have any version." example:"{shop: \">= 2, < 4\"}"`
+	Keep         bool              `yaml:"keep" json:"keep,omitempty" doc:"Before an undo drops a table or column that holds values written since, copy them into a table named backstay_kept_…; they come back when the migration is applied again. Without it such an undo is refused." example:"true"`
 }
 
 // snapshot is what is kept of the data before a destructive statement: of the
@@ -119,6 +123,11 @@ func (c config) validate() (problems []backstay.Problem) {
 	}
 	if c.Check != "" && c.Check != checkRows {
 		add("check", checkRows, "%q is nothing that can be checked", c.Check)
+	}
+	for _, release := range slices.Sorted(maps.Keys(c.Compatible)) {
+		if _, err := semver.NewConstraint(c.Compatible[release]); err != nil || strings.TrimSpace(c.Compatible[release]) == "" {
+			add("compatible."+release, `such as ">= 2, < 4", "^2.1" or "*"`, "%q is not a range of versions", c.Compatible[release])
+		}
 	}
 	if c.Irreversible != "" && strings.TrimSpace(c.Irreversible) == "" {
 		add("irreversible", "say why it cannot be undone: people approve it by that", "the reason is blank")

@@ -20,7 +20,7 @@ const (
 
 // keyOf names a database.
 func keyOf(dialect string, id database.Identity) backstay.Key {
-	return backstay.Key("database:" + session.Name(dialect, id))
+	return backstay.Key(backstay.SchemaKind + ":" + session.Name(dialect, id))
 }
 
 // Observe reads the versions and the schema.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -346,6 +347,7 @@ func (p *preparer) promise() backstay.Prepared {
 			"positions of sequences and automatic numbers",
 			"Backstay's own tables, backstay_…",
 		},
+		Schema:      &backstay.Schema{For: p.cfg.Compatible},
 		ReadSummary: fmt.Sprintf("%s and the schema of %s", bare(b.Table), b.Identity.Database),
 	}
 	if p.req.Retries != nil {
@@ -408,6 +410,13 @@ func (p *preparer) summary() string {
 	text := fmt.Sprintf("apply %s (%s, %s) to %s", count(len(b.Pending), "migration"), versions, b.Convention, where)
 	if tables := p.copied(); len(tables) > 0 {
 		text += ", with copies of " + list(tables) + " before it"
+	}
+	var usable []string
+	for _, release := range slices.Sorted(maps.Keys(p.cfg.Compatible)) {
+		usable = append(usable, release+" "+p.cfg.Compatible[release])
+	}
+	if len(usable) > 0 {
+		text += ", then for " + strings.Join(usable, ", ")
 	}
 	return text
 }

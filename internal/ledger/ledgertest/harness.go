@@ -87,6 +87,7 @@ func cases() []testCase {
 		{name: "plans", test: testPlans},
 		{name: "find", test: testFind},
 		{name: "list", test: testList},
+		{name: "keys", test: testKeys},
 		{name: "walk", test: testWalk},
 		{name: "projections", test: testProjections},
 		{name: "flags", test: testFlags},

@@ -126,6 +126,21 @@ func testList(t *testing.T, h Harness) {
 	}
 }
 
+func testKeys(t *testing.T, h Harness) {
+	s := h.open(t, ledger.Options{})
+	a := Create(t, s, New(t, "shop", "database:x", "databases:y", "database-z:z", "file:/database:w"))
+	Append(t, s, &a, ledger.Update{State: backstay.Proven}) // its locks go, its keys stay
+	b := Create(t, s, New(t, "web", "database:v", "database:x"))
+	Append(t, s, &b, ledger.Update{State: backstay.Held})
+	got, err := s.Keys(t.Context(), "database")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]backstay.Key{"database:v", "database:x"}, got); diff != "" {
+		t.Errorf("keys (-want +got):\n%s", diff)
+	}
+}
+
 func testWalk(t *testing.T, h Harness) {
 	clock := h.Clock
 	if clock == nil {
