@@ -426,6 +426,34 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// TestUnlockWhileProcessesStart: what is being started has every file open until
+// it executes, the lock file too.
+func TestUnlockWhileProcessesStart(t *testing.T) {
+	t.Parallel()
+	var starting sync.WaitGroup
+	defer starting.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	for range 2 {
+		starting.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_ = exec.Command("/bin/true").Run() // only its start matters
+				}
+			}
+		})
+	}
+	path := filepath.Join(t.TempDir(), "lock")
+	for range 3000 {
+		lock, err := durable.Lock(path)
+		must(t, err)
+		must(t, lock.Unlock())
+	}
+}
+
 // TestLockDiesWithItsHolder: kill -9 of the holder frees the lock.
 func TestLockDiesWithItsHolder(t *testing.T) {
 	t.Parallel()

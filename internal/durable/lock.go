@@ -51,10 +51,12 @@ func Lock(path string) (*FileLock, error) {
 	return &FileLock{file: f}, nil
 }
 
-// Unlock lets go of the lock.
+// Unlock lets go of the lock. Closing the file alone would not: a process that is
+// just being started by another goroutine has it open until it executes.
 func (l *FileLock) Unlock() error {
 	err := l.file.Truncate(0)
-	return errors.Join(err, l.file.Close())
+	unlocked := retry(func() error { return unix.Flock(int(l.file.Fd()), unix.LOCK_UN) })
+	return errors.Join(err, unlocked, l.file.Close())
 }
 
 func readPID(f *os.File) int {
