@@ -20,18 +20,7 @@ func TestWhatStandsBesideHoldsNothing(t *testing.T) {
 			t.Run(name+" "+kind, func(t *testing.T) {
 				t.Parallel()
 				s := &scripted{world: newWorld(map[backstay.Key]string{"mem:a": "old"})}
-				looks := 0
-				s.observe = func(ctx context.Context, c backstay.Call) (backstay.Image, error) {
-					im, err := s.world.Observe(ctx, c)
-					s.mu.Lock()
-					defer s.mu.Unlock()
-					for k, state := range im {
-						looks++
-						state.Beside = map[string]json.RawMessage{"rows": backstay.Canonical(looks)}
-						im[k] = state
-					}
-					return im, err
-				}
+				writesBeside(s)
 				want, calls := backstay.Proven, []string{"do a", "do b"}
 				if fails {
 					s.doErr["b"], s.noWrite["b"] = errors.New("broken on purpose"), true
@@ -52,11 +41,8 @@ func TestWhatStandsBesideHoldsNothing(t *testing.T) {
 	}
 }
 
-// A pivot that failed and changed nothing was not passed, whatever others wrote
-// beside it meanwhile.
-func TestPivotThatChangedNothingBeside(t *testing.T) {
-	t.Parallel()
-	s := &scripted{world: newWorld(nil)}
+// writesBeside has something else stand beside each state at every look.
+func writesBeside(s *scripted) {
 	looks := 0
 	s.observe = func(ctx context.Context, c backstay.Call) (backstay.Image, error) {
 		im, err := s.world.Observe(ctx, c)
@@ -69,6 +55,14 @@ func TestPivotThatChangedNothingBeside(t *testing.T) {
 		}
 		return im, err
 	}
+}
+
+// A pivot that failed and changed nothing was not passed, whatever others wrote
+// beside it meanwhile.
+func TestPivotThatChangedNothingBeside(t *testing.T) {
+	t.Parallel()
+	s := &scripted{world: newWorld(nil)}
+	writesBeside(s)
 	pivot := set("b")
 	pivot.Class, pivot.HasUndo, pivot.Pivot = backstay.Irreversible, false, true
 	s.doErr["b"], s.noWrite["b"] = errors.New("broken on purpose"), true
