@@ -73,7 +73,7 @@ race_tests() {
 # raced are the packages that run under the race detector: all but the hunts, which
 # compute, write or keep users or databases busy for minutes. They have phases below, as the
 # sessions have that start hundreds of sandboxes.
-raced() { go list ./... | grep -vE '/internal/(drill|driver/migration|sim/(disk|power|release|stats))$'; }
+raced() { go list ./... | grep -vE '/internal/(drill|driver/migration|sim/(disk|kill|power|release|stats))$'; }
 
 records() { # records ACTION LOG: tests with this end; escaped quotes in output never match
 	grep -cE "^\{\"Time\":\"[^\"]*\",\"Action\":\"$1\",\"Package\":\"[^\"]*\",\"Test\":" "$2" || true
