@@ -196,7 +196,7 @@ func (x *run) prepare(ctx context.Context) error {
 	x.plan.Release = x.release
 	if x.sc.revert {
 		earlier := "01900000-0000-7000-9000" + x.id[len(x.id)-13:]
-		eng, err := x.process(ctx, 0)
+		_, eng, err := x.process(ctx, 0)
 		if err != nil {
 			return err
 		}
@@ -226,7 +226,7 @@ func (x *run) prepare(ctx context.Context) error {
 }
 
 // process starts a life of the program.
-func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
+func (x *run) process(ctx context.Context, n int) (*process, *engine.Engine, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	interrupt := make(chan struct{}, 1)
 	p := &process{w: x.w, book: x.book, n: n, kill: cancel, retry: x.retry, bug: x.sc.bug}
@@ -241,10 +241,10 @@ func (x *run) process(ctx context.Context, n int) (*engine.Engine, error) {
 		}
 	}
 	p.ctx, p.interrupt = ctx, interrupt
-	x.proc = p
-	return engine.New(&desk{ledgerStore: x.store, p: p}, p, engine.Options{
+	eng, err := engine.New(&desk{ledgerStore: x.store, p: p}, p, engine.Options{
 		DataDir: "/nonexistent/sim", Actor: backstay.Actor{UID: 1000, Name: "ada", Host: "here"}, Version: "sim", Failpoint: p.failpoint, Secrets: safe{},
 	})
+	return p, eng, err
 }
 
 // signal sends what a person asks; one that comes too early or too late is lost.
@@ -319,11 +319,11 @@ func (x *run) excused() bool {
 
 // once is one life of the program: deploy first, recover later.
 func (x *run) once(ctx context.Context, n int) error {
-	eng, err := x.process(ctx, n)
+	p, eng, err := x.process(ctx, n)
 	if err != nil {
 		return err
 	}
-	p := x.proc
+	x.proc = p
 	defer p.kill()
 	x.w.note(event{Kind: "resume", Proc: n})
 	ended := make(chan error, 1)
@@ -441,13 +441,13 @@ func (x *run) gather(ctx context.Context) {
 		x.violate("I7: read the entries: %v", err)
 	}
 	if x.summary.State == "" { // the last process died after the end was written
-		eng, err := x.process(ctx, x.lives+1)
+		p, eng, err := x.process(ctx, x.lives+1)
 		if err == nil {
 			x.summary, err = eng.Summarise(ctx, x.id)
 		}
 		if err != nil {
 			x.violate("I1: summarise: %v", err)
 		}
-		x.proc.kill()
+		p.kill()
 	}
 }

@@ -71,14 +71,12 @@ func theirChanges(k backstay.Key) []change {
 
 // deploySecond starts the other deployment as another process would.
 func (x *run) deploySecond(ctx context.Context) (engine.Summary, error) {
-	mine := x.proc
-	defer func() { x.proc = mine }()
-	eng, err := x.process(ctx, 99)
+	theirs, eng, err := x.process(ctx, 99)
 	if err != nil {
 		return engine.Summary{}, err
 	}
-	x.proc.quiet = true
-	defer x.proc.kill()
+	theirs.quiet = true
+	defer theirs.kill()
 	k, _ := x.sharedKey()
 	p := scenario{steps: func() []backstay.Step {
 		both := theirChanges(k)
