@@ -20,7 +20,7 @@ const migrateKind = "migrate"
 // verifier is what kinds offer that can try on a scratch copy whether a step can
 // be taken back.
 type verifier interface {
-	Verify(ctx context.Context, kind string, req backstay.Request, scratch string) (backstay.Verification, error)
+	Verify(ctx context.Context, kind string, req backstay.Request, from backstay.VerifyFrom) (backstay.Verification, error)
 	Verified(step backstay.Step, dataDir string) (string, error)
 }
 
@@ -31,14 +31,25 @@ func (c *call) migrateCommand() *cobra.Command {
 
 func (c *call) migrateVerifyCommand() *cobra.Command {
 	var in input
-	var scratch string
+	var from backstay.VerifyFrom
 	cmd := c.command("verify [STEP…] [flags]", "Run every migration up, down and up on a scratch database",
-		"Runs all migrations of the migrate steps up, down and up again on a scratch database that begins\nempty, and compares the dumps of the schema: which have no down, whose down does not restore the\nschema, what is lost. The scratch database is made on the server of the step and removed; the\nstep's own database is not touched. Exit code 2 when a down does not restore the schema.",
+		`Runs all migrations of the migrate steps up, down and up again on a scratch database that begins
+empty, and compares the dumps of the schema: which have no down, whose down does not restore the
+schema, what is lost. The scratch database is made on the server of the step and removed; the
+step's own database is not touched. Exit code 2 when a down does not restore the schema.
+
+--restored begins with the schema of the step's own database instead, and runs only what is pending
+there. With --rows it also copies rows, which it reads from the step's database, and tells which
+downs restore the schema but not the rows.`,
 		cobra.ArbitraryArgs, func(ctx context.Context, c *call, args []string) error {
-			return c.migrateVerify(ctx, in, scratch, args)
+			return c.migrateVerify(ctx, in, from, args)
 		})
 	in.flags(cmd)
-	cmd.Flags().StringVar(&scratch, "scratch", "", "use this empty database: a reference to its URL (secret:env/NAME) or sqlite:/path")
+	fl := cmd.Flags()
+	fl.StringVar(&from.Scratch, "scratch", "", "use this empty database: a reference to its URL (secret:env/NAME) or sqlite:/path")
+	fl.BoolVar(&from.Restored, "restored", false, "begin with the schema of the step's database, and run what is pending")
+	fl.IntVar(&from.Rows, "rows", 0, "with --restored: copy this many rows of each table, at most (up to 10000)")
+	cmd.MarkFlagsMutuallyExclusive("scratch", "restored")
 	return cmd
 }
 
@@ -54,9 +65,17 @@ type verifiedStep struct {
 	backstay.Verification
 }
 
-func (c *call) migrateVerify(ctx context.Context, in input, scratch string, only []string) error {
-	if scratch != "" && !strings.HasPrefix(scratch, "secret:") && !strings.HasPrefix(scratch, "sqlite:/") {
+// mostRows is how many rows of a table may be copied to verify migrations.
+const mostRows = 10_000
+
+func (c *call) migrateVerify(ctx context.Context, in input, from backstay.VerifyFrom, only []string) error {
+	switch scratch := from.Scratch; {
+	case scratch != "" && !strings.HasPrefix(scratch, "secret:") && !strings.HasPrefix(scratch, "sqlite:/"):
 		return usagef("--scratch: put the URL into a variable and write secret:env/NAME, or sqlite:/path")
+	case from.Rows < 0 || from.Rows > mostRows:
+		return usagef("--rows %d: want 0 to %d", from.Rows, mostRows)
+	case from.Rows > 0 && !from.Restored:
+		return usagef("--rows copies rows of the step's database: say --restored too")
 	}
 	kinds, err := c.app.Kinds()
 	if err != nil {
@@ -83,7 +102,7 @@ func (c *call) migrateVerify(ctx context.Context, in input, scratch string, only
 		if q.Kind != migrateKind || q.Check || len(only) > 0 && !slices.Contains(only, q.ID) {
 			continue
 		}
-		found, err := v.Verify(ctx, q.Kind, backstay.Request{ID: q.ID, Config: q.Config, Dir: loaded.Dir, DataDir: st.DataDir, Release: loaded.Release, Version: loaded.Version, Secrets: secrets}, scratch)
+		found, err := v.Verify(ctx, q.Kind, backstay.Request{ID: q.ID, Config: q.Config, Dir: loaded.Dir, DataDir: st.DataDir, Release: loaded.Release, Version: loaded.Version, Secrets: secrets}, from)
 		var refused *backstay.RefusedError
 		if errors.As(err, &refused) && len(refused.Problems) > 0 {
 			return &backstay.RefusedError{What: refused.What, Problems: problemsOf(err, q, loaded.File)}
@@ -91,7 +110,7 @@ func (c *call) migrateVerify(ctx context.Context, in input, scratch string, only
 		if err != nil {
 			return fmt.Errorf("verify step %s: %w", q.ID, err)
 		}
-		if found.Restored() < len(found.Migrations) {
+		if found.Restores() < len(found.Migrations) {
 			doc.ExitCode = exitDriftFound
 		}
 		doc.Steps = append(doc.Steps, verifiedStep{Step: q.ID, Verification: found})
@@ -147,8 +166,18 @@ func (c *call) printVerification(s verifiedStep) {
 		for _, l := range m.Loses {
 			c.out.line("             loses: %s", clean(l))
 		}
+		for _, r := range m.Rows {
+			c.out.line("             rows: %s", clean(r))
+		}
 	}
-	c.out.line("%s: the downs of %d of %s restore the schema (%s, %s)", s.Step, s.Restored(), count(len(s.Migrations), "migration"), s.Database, s.Convention)
+	for _, why := range s.NotCopied {
+		c.out.line("rows not copied: %s", clean(why))
+	}
+	if s.Restored && len(s.Migrations) == 0 {
+		c.out.line("%s: nothing is pending (%s, %s)", s.Step, s.Database, s.Convention)
+		return
+	}
+	c.out.line("%s: the downs of %d of %s restore the schema (%s, %s)", s.Step, s.Restores(), count(len(s.Migrations), "migration"), s.Database, s.Convention)
 }
 
 func changedWord(d backstay.VerifiedObject) string {

@@ -122,7 +122,7 @@ type Turner interface {
 // data directory what it showed; Verified says in a line what that was for exactly
 // the content of a frozen step, and nothing for a step that changes nothing.
 type Verifier interface {
-	Verify(ctx context.Context, req backstay.Request, scratch string) (backstay.Verification, error)
+	Verify(ctx context.Context, req backstay.Request, from backstay.VerifyFrom) (backstay.Verification, error)
 	Verified(step backstay.Step, dataDir string) (string, error)
 }
 
@@ -408,7 +408,7 @@ func (r *Registry) Turn(step backstay.Step, percent int) (backstay.Prepared, err
 }
 
 // Verify dispatches to the kind's Verify; an error for kinds without one.
-func (r *Registry) Verify(ctx context.Context, kind string, req backstay.Request, scratch string) (backstay.Verification, error) {
+func (r *Registry) Verify(ctx context.Context, kind string, req backstay.Request, from backstay.VerifyFrom) (backstay.Verification, error) {
 	k, err := r.kind(kind)
 	if err != nil {
 		return backstay.Verification{}, err
@@ -417,7 +417,7 @@ func (r *Registry) Verify(ctx context.Context, kind string, req backstay.Request
 	if !ok {
 		return backstay.Verification{}, fmt.Errorf("steps of kind %q have nothing to verify", kind)
 	}
-	return v.Verify(ctx, req, scratch)
+	return v.Verify(ctx, req, from)
 }
 
 // Verified dispatches to the kind's Verified; nothing for kinds without one.

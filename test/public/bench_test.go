@@ -169,7 +169,7 @@ func BenchmarkVerifyHundred(b *testing.B) {
 	for b.Loop() {
 		v, err := migration.New().Verify(b.Context(), backstay.Request{
 			ID: "schema", Release: "bench", Config: config, Dir: asGoose, DataDir: b.TempDir(), Secrets: secret(dsn),
-		}, "")
+		}, backstay.VerifyFrom{})
 		if err != nil || len(v.Migrations) != hundred || v.Migrations[hundred-1].Result != backstay.VerifiedRestores {
 			b.Fatalf("%d migrations, %v", len(v.Migrations), err)
 		}

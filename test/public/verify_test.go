@@ -59,7 +59,7 @@ func TestVerify(t *testing.T) {
 			}
 			v, err := migration.New().Verify(t.Context(), backstay.Request{
 				ID: "schema", Release: "public", Config: config, Dir: dir, DataDir: t.TempDir(), Secrets: secret(s.database(t)),
-			}, "")
+			}, backstay.VerifyFrom{})
 			if err != nil {
 				t.Fatal(err)
 			}

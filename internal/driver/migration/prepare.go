@@ -110,7 +110,7 @@ func (p *preparer) readFiles() (err error) {
 // lookUp asks the database and finds what is pending.
 func (p *preparer) lookUp(ctx context.Context) (err error) {
 	address := session.Address(p.cfg.Database, p.req.Dir)
-	t, err := connect(ctx, p.req.Secrets, address, "")
+	t, err := connect(ctx, p.req.Secrets, address)
 	if err != nil {
 		p.problems = append(p.problems, backstay.Problem{Path: "migrate.database", Message: err.Error(), Hint: backstay.HintOf(err)})
 		return nil

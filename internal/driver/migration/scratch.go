@@ -42,7 +42,7 @@ type scratch struct {
 
 // Scratch dumps the schema of the step's database, and makes the template on the
 // same server. Rows of users are not read.
-func (*Kind) Scratch(ctx context.Context, step backstay.Step, secrets backstay.Secrets) (_ backstay.Scratch, err error) {
+func (*Kind) Scratch(ctx context.Context, step backstay.Step, secrets backstay.Secrets) (backstay.Scratch, error) {
 	b, err := decode(step)
 	if err != nil {
 		return nil, err
@@ -50,6 +50,11 @@ func (*Kind) Scratch(ctx context.Context, step backstay.Step, secrets backstay.S
 	if b.Dialect == "sqlite" {
 		return nil, nil //nolint:nilnil // the sandbox has a view of the file
 	}
+	return newScratch(ctx, b, secrets)
+}
+
+// newScratch makes the template for a server's database.
+func newScratch(ctx context.Context, b body, secrets backstay.Secrets) (_ *scratch, err error) {
 	if program := clients.Missing(clients.Dumpers(b.Dialect, true)); program != "" {
 		return nil, fmt.Errorf("a scratch database is made with %s, which is not installed here", program)
 	}

@@ -21,10 +21,10 @@ type target struct {
 	identity database.Identity
 }
 
-// connect resolves an address and opens a session. owner names whose session it
-// is; empty for one that only looks.
-func connect(ctx context.Context, secrets backstay.Secrets, address, owner string) (*target, error) {
-	s, err := session.Open(ctx, secrets, address, owner)
+// connect resolves an address and opens a session that is nobody's: one that only
+// looks, or plays on a scratch database.
+func connect(ctx context.Context, secrets backstay.Secrets, address string) (*target, error) {
+	s, err := session.Open(ctx, secrets, address, "")
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it did
 	}

@@ -14,32 +14,46 @@ import (
 	"github.com/backstay-dev/backstay/internal/driver/migration/database"
 	"github.com/backstay-dev/backstay/internal/driver/migration/files"
 	"github.com/backstay-dev/backstay/internal/driver/migration/session"
+	"github.com/backstay-dev/backstay/internal/driver/migration/sqlite"
 	"github.com/backstay-dev/backstay/internal/driver/migration/sqltext"
 )
 
-// Verify runs all migrations of a step up, down and up again on a scratch
-// database that begins empty, and compares the schema dumps. Allowing rules is
-// not needed for that.
-func (*Kind) Verify(ctx context.Context, req backstay.Request, scratch string) (out backstay.Verification, err error) {
+// Verify runs the migrations of a step up, down and up again on a scratch database,
+// and compares the schema dumps: all of them on one that begins empty, or those that
+// are pending on one that begins as the step's own. Allowing rules is not needed for
+// that.
+func (*Kind) Verify(ctx context.Context, req backstay.Request, from backstay.VerifyFrom) (out backstay.Verification, err error) {
 	var sc stepConfig
 	if err := json.Unmarshal(req.Config, &sc); err != nil {
 		return out, fmt.Errorf("decode migrate step: %w", err)
 	}
-	p := &preparer{req: req, cfg: sc.Migrate}
+	p := &preparer{req: req, cfg: sc.Migrate, named: map[string]bool{}}
 	if p.problems = p.cfg.validate(); len(p.problems) == 0 {
 		err = p.readFiles()
 	}
 	if err = errors.Join(err, p.refusal()); err != nil {
 		return out, err
 	}
-	v := &verifier{secrets: req.Secrets, address: session.Address(p.cfg.Database, req.Dir), scratch: scratch, set: p.set}
-	defer func() { err = errors.Join(err, v.drop(context.WithoutCancel(ctx))) }()
+	v := &verifier{secrets: req.Secrets, address: session.Address(p.cfg.Database, req.Dir), scratch: from.Scratch, set: p.set}
+	if from.Restored {
+		p.cfg.Check, p.cfg.Allow, p.cfg.Irreversible = "", rules(), "verified only"
+		if v.base, v.set.Migrations, err = newBase(ctx, p, from.Rows); err != nil {
+			return out, err
+		}
+	}
+	defer func() {
+		last := context.WithoutCancel(ctx)
+		err = errors.Join(err, v.drop(last), v.base.remove(last))
+	}()
 	if err := v.fresh(ctx, 0); err != nil {
 		return out, err
 	}
-	out = backstay.Verification{Database: v.t.d.Name(), Convention: string(p.set.Convention)}
+	out = backstay.Verification{Database: v.t.d.Name(), Convention: string(p.set.Convention), Restored: from.Restored}
+	if v.base != nil {
+		out.NotCopied = v.base.skipped
+	}
 	broken := ""
-	for i, m := range p.set.Migrations {
+	for i, m := range v.set.Migrations {
 		if err := ctx.Err(); err != nil {
 			return out, context.Cause(ctx)
 		}
@@ -57,7 +71,7 @@ func (*Kind) Verify(ctx context.Context, req backstay.Request, scratch string) (
 		}
 		out.Migrations = append(out.Migrations, one)
 	}
-	return out, remember(req.DataDir, p.set, out)
+	return out, remember(req.DataDir, v.set, out)
 }
 
 // verifier holds the scratch database.
@@ -65,6 +79,7 @@ type verifier struct {
 	secrets backstay.Secrets
 	address string
 	scratch string // named by the user; empty: one is made
+	base    *base  // what it begins with; nil: nothing
 	set     files.Set
 	t       *target
 	remove  func(context.Context) error
@@ -76,6 +91,12 @@ func (v *verifier) fresh(ctx context.Context, n int) error {
 		return err
 	}
 	address := v.scratch
+	if v.base != nil {
+		var err error
+		if address, v.remove, err = v.base.fresh(ctx, sqlite.Dialect{}); err != nil {
+			return err //nolint:wrapcheck // says what it did
+		}
+	}
 	if address == "" {
 		url := v.address
 		if strings.HasPrefix(url, session.SecretPrefix) {
@@ -100,6 +121,11 @@ func (v *verifier) fresh(ctx context.Context, n int) error {
 		tables, err := v.t.d.Tables(ctx, v.t.conn)
 		if err != nil || len(tables) > 0 {
 			return errors.Join(err, &backstay.RefusedError{What: "scratch database", Err: fmt.Errorf("it is not empty: it has %d tables", len(tables)), Hint: "name one that may be filled and thrown away"})
+		}
+	}
+	if v.base != nil {
+		if err := v.base.fill(ctx, v.t); err != nil {
+			return err
 		}
 	}
 	for _, m := range v.set.Migrations[:n] {
@@ -128,9 +154,9 @@ func (v *verifier) drop(ctx context.Context) error {
 // connectURL opens a session with a reference, or a URL that was made here.
 func connectURL(ctx context.Context, secrets backstay.Secrets, address string) (*target, error) {
 	if strings.HasPrefix(address, session.SecretPrefix) || strings.HasPrefix(address, session.SQLitePrefix) {
-		return connect(ctx, secrets, address, "")
+		return connect(ctx, secrets, address)
 	}
-	return connect(ctx, one(address), session.SecretPrefix+"scratch", "")
+	return connect(ctx, one(address), session.SecretPrefix+"scratch")
 }
 
 // one resolves everything to one URL.
@@ -144,6 +170,10 @@ func (v *verifier) try(ctx context.Context, i int, out *backstay.VerifiedMigrati
 	before, err := v.t.d.Schema(ctx, v.t.conn)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it did
+	}
+	rows, err := v.rows(ctx)
+	if err != nil {
+		return err
 	}
 	ups, problems := v.t.d.Parse(m.Up, database.NewKnown())
 	for _, st := range ups {
@@ -180,6 +210,14 @@ func (v *verifier) try(ctx context.Context, i int, out *backstay.VerifiedMigrati
 		out.Result, out.Reason = backstay.VerifiedDiffers, fmt.Sprintf("%d objects are not as before", len(out.Differs))
 		return v.fresh(ctx, i+1)
 	}
+	now, err := v.rows(ctx)
+	if err != nil {
+		return err
+	}
+	if out.Rows = otherRows(rows, now); len(out.Rows) > 0 {
+		out.Result, out.Reason = backstay.VerifiedLoses, "the schema is as before, and rows are not"
+		return v.fresh(ctx, i+1)
+	}
 	if failed := v.timed(ctx, out, "again", m.Up, ups, nil); failed != nil {
 		out.Result, out.Reason = backstay.VerifiedAgain, failed.Error()
 		return v.fresh(ctx, i+1)
@@ -194,6 +232,22 @@ func (v *verifier) try(ctx context.Context, i int, out *backstay.VerifiedMigrati
 		return v.fresh(ctx, i+1)
 	}
 	return nil
+}
+
+// rows are the contents of all tables, where there is a sample of them.
+func (v *verifier) rows(ctx context.Context) (map[string]string, error) {
+	if v.base == nil || len(v.base.samples) == 0 {
+		return nil, nil
+	}
+	return contents(ctx, v.t)
+}
+
+// rules are all that a spec may allow.
+func rules() (names []string) {
+	for _, r := range sqltext.Rules() {
+		names = append(names, r.Name)
+	}
+	return names
 }
 
 func (v *verifier) timed(ctx context.Context, out *backstay.VerifiedMigration, what string, s files.Script, all []sqltext.Statement, problems []sqltext.Problem) error {

@@ -26,7 +26,7 @@ func TestVerify(t *testing.T) {
 			"8_after.sql", goose("CREATE TABLE e (id int);", "DROP TABLE e;"),
 		)
 		f := p.fixture(dir, nil)
-		v, err := migration.New().Verify(t.Context(), f.Request, "")
+		v, err := migration.New().Verify(t.Context(), f.Request, backstay.VerifyFrom{})
 		if err != nil {
 			t.Fatal(err)
 		}
