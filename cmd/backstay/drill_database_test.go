@@ -3,8 +3,11 @@ package main
 import (
 	"database/sql"
 	"fmt"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -28,6 +31,7 @@ type placed struct{}
 // TestScripts:
 //
 //	sql STATEMENT…   runs them on the database; what the last one returns is in the file "rows"
+//	dump FILE        writes all that is in it, schema and rows, by the database's own program
 func TestDrillDatabases(t *testing.T) {
 	if !*longFlag {
 		t.Skip("hundreds of sandboxes take long; run with -long")
@@ -74,7 +78,7 @@ func TestDrillDatabases(t *testing.T) {
 					return nil
 				},
 				Condition: func(cond string) (bool, error) { return cond == kind || cond == "night" && *nightFlag, nil },
-				Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "sql": ask},
+				Cmds:      map[string]func(*testscript.TestScript, bool, []string){"code": code, "sql": ask, "dump": dump},
 			})
 		})
 	}
@@ -112,4 +116,31 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(rows.Err())
 	ts.Check(os.WriteFile(ts.MkAbs("rows"), []byte(out.String()), 0o600))
+}
+
+// dump writes the session's database into a file.
+func dump(ts *testscript.TestScript, neg bool, args []string) {
+	p, ok := ts.Value(placed{}).(place)
+	if neg || !ok || len(args) != 1 {
+		ts.Fatalf("usage: dump FILE")
+	}
+	var out []byte
+	var err error
+	switch p.driver {
+	case "pgx":
+		out, err = exec.Command("pg_dump", "--no-password", "--dbname="+p.dsn).Output()
+	case "mysql":
+		u, bad := url.Parse(p.url)
+		ts.Check(bad)
+		cmd := exec.Command("mariadb-dump", "--no-defaults", "--user="+u.User.Username(), "--protocol=tcp", "--host="+u.Hostname(), "--port="+u.Port(), "--skip-dump-date", "--routines", "--triggers", strings.TrimPrefix(u.Path, "/"))
+		password, _ := u.User.Password()
+		cmd.Env = append(os.Environ(), "MYSQL_PWD="+password)
+		out, err = cmd.Output()
+	default:
+		out, err = os.ReadFile(p.dsn)
+	}
+	ts.Check(err)
+	// What is new in each run of pg_dump.
+	out = regexp.MustCompile(`(?m)^\\(un)?restrict .*$`).ReplaceAll(out, nil)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o600))
 }

@@ -70,6 +70,8 @@ type body struct {
 	Statement  backstay.Duration  `json:"statement_timeout"`
 	Keep       bool               `json:"keep,omitempty"`
 	Findings   []migrationFinding `json:"findings,omitempty"`
+	// Qualified are names in the statements that may be those of other databases.
+	Qualified []string `json:"qualified,omitempty"`
 	// Checked are the tables whose rows are counted and summed (check: rows).
 	Checked []checked `json:"checked,omitempty"`
 }

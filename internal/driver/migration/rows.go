@@ -57,6 +57,11 @@ func (p *preparer) notes(st sqltext.Statement) {
 // names are those of a statement as the list of tables writes them, spelled.
 func (p *preparer) names(st sqltext.Statement) (all []string) {
 	home := p.d.Quote(p.body.Identity.Schema) + "."
+	for _, name := range st.Qualified {
+		if !slices.Contains(p.body.Qualified, name) {
+			p.body.Qualified = append(p.body.Qualified, name)
+		}
+	}
 	for _, name := range st.Names {
 		all = append(all, spelled(p.body.Dialect, strings.TrimPrefix(name, home)))
 	}

@@ -29,12 +29,13 @@ func (*Kind) Sandbox(backstay.Step) error { return nil }
 // scratch is the template from which a drill's cells get their databases: the
 // schema of a step's database and the rows of the tool's version table.
 type scratch struct {
-	dialect string
-	address string // the reference in the plan
-	url     string // of the step's own database; may hold a password
-	dir     string // holds the dump
-	dumps   []string
-	without []string // Backstay's own tables, as the dumping program wants them named
+	dialect   string
+	address   string // the reference in the plan
+	url       string // of the step's own database; may hold a password
+	dir       string // holds the dump
+	dumps     []string
+	databases []string // MariaDB's and MySQL's, which the dump must not name
+	without   []string // Backstay's own tables, as the dumping program wants them named
 	// template is the database that PostgreSQL copies; empty elsewhere.
 	template string
 	remove   func(context.Context) error
@@ -70,6 +71,9 @@ func newScratch(ctx context.Context, b body, secrets backstay.Secrets) (_ *scrat
 	if err == nil {
 		s.without, err = ownTables(ctx, t)
 	}
+	if err == nil {
+		err = s.keepsTo(ctx, t, b.Qualified)
+	}
 	if err = errors.Join(err, t.Close()); err != nil {
 		return nil, err
 	}
@@ -81,6 +85,29 @@ func newScratch(ctx context.Context, b body, secrets backstay.Secrets) (_ *scrat
 		return nil, errors.Join(err, s.Remove(context.WithoutCancel(ctx)))
 	}
 	return s, nil
+}
+
+// keepsTo refuses what would act on other databases from a scratch one.
+func (s *scratch) keepsTo(ctx context.Context, t *session.Session, qualified []string) error {
+	if s.dialect == "postgres" {
+		var servers int
+		if err := t.Conn.QueryRowContext(ctx, "SELECT count(*) FROM pg_foreign_server").Scan(&servers); err != nil {
+			return fmt.Errorf("look for foreign servers: %w", t.Dialect.Classify(err))
+		}
+		if servers > 0 {
+			return errors.New("its foreign tables would lead to the same places from a scratch database")
+		}
+		return nil
+	}
+	others, err := mysql.Databases(ctx, t.Conn)
+	if err != nil {
+		return err //nolint:wrapcheck // says what it did
+	}
+	s.databases = append(others, t.Identity.Database)
+	if name := mysql.Elsewhere(qualified, s.databases); name != "" {
+		return fmt.Errorf("its migrations name the database %s, and would act on it from a scratch database", name)
+	}
+	return nil
 }
 
 func (s *scratch) host() clients.Host {
@@ -100,6 +127,15 @@ func (s *scratch) make(ctx context.Context, table string, versions bool) error {
 			return err //nolint:wrapcheck // says what it did
 		}
 		s.dumps = append(s.dumps, d.File)
+	}
+	if s.dialect == "mysql" {
+		text, err := os.ReadFile(schema.File)
+		if err != nil {
+			return fmt.Errorf("make a scratch database: %w", err)
+		}
+		if what := mysql.Leads(string(text), s.databases); what != "" {
+			return fmt.Errorf("its schema has %s, and would act there from a scratch database", what)
+		}
 	}
 	made, remove, err := s.loaded(ctx)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/driver/migration/database"
 	"github.com/backstay-dev/backstay/internal/driver/migration/files"
+	"github.com/backstay-dev/backstay/internal/driver/migration/mysql"
 	"github.com/backstay-dev/backstay/internal/driver/migration/session"
 	"github.com/backstay-dev/backstay/internal/driver/migration/sqlite"
 	"github.com/backstay-dev/backstay/internal/driver/migration/sqltext"
@@ -78,8 +79,9 @@ func (*Kind) Verify(ctx context.Context, req backstay.Request, from backstay.Ver
 type verifier struct {
 	secrets backstay.Secrets
 	address string
-	scratch string // named by the user; empty: one is made
-	base    *base  // what it begins with; nil: nothing
+	scratch string   // named by the user; empty: one is made
+	others  []string // databases of MariaDB or MySQL that statements may name
+	base    *base    // what it begins with; nil: nothing
 	set     files.Set
 	t       *target
 	remove  func(context.Context) error
@@ -116,6 +118,11 @@ func (v *verifier) fresh(ctx context.Context, n int) error {
 	var err error
 	if v.t, err = connectURL(ctx, v.secrets, address); err != nil {
 		return err
+	}
+	if v.t.d.Name() == "mysql" {
+		if v.others, err = mysql.Databases(ctx, v.t.conn); err != nil {
+			return err //nolint:wrapcheck // says what it did
+		}
 	}
 	if v.scratch != "" {
 		tables, err := v.t.d.Tables(ctx, v.t.conn)
@@ -284,6 +291,9 @@ func (v *verifier) play(ctx context.Context, s files.Script, all []sqltext.State
 
 func (v *verifier) each(ctx context.Context, q database.Querier, s files.Script, all []sqltext.Statement) error {
 	for _, st := range all {
+		if name := mysql.Elsewhere(st.Qualified, v.others); name != "" {
+			return fail(script{File: s.File}, st, fmt.Errorf("it names the database %s, and would act on it instead of the scratch database", name))
+		}
 		if _, err := q.ExecContext(ctx, st.Text); err != nil {
 			return fail(script{File: s.File}, st, v.t.d.Classify(err))
 		}

@@ -29,7 +29,7 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 	grammar := parser.New()
 	var out []sqltext.Statement
 	for _, piece := range pieces {
-		j := judge{known: known, st: sqltext.Statement{Text: piece.Text, Line: piece.Line, Mode: sqltext.Outside}}
+		j := judge{known: known, st: sqltext.Statement{Text: piece.Text, Line: piece.Line, Mode: sqltext.Outside, Qualified: qualifiers(piece.Text)}}
 		tokens := sqltext.Tokens(sqltext.MySQL(), piece.Text)
 		if len(tokens) == 0 {
 			continue

@@ -86,6 +86,9 @@ type Statement struct {
 	// Names are the quoted names in it that may be those of tables whose rows it
 	// touches: all that are, and others. What is opaque may touch more.
 	Names []string `json:"-"`
+	// Qualified are names in it that may be those of databases: of MariaDB and MySQL,
+	// where a statement reaches other databases of the server by them.
+	Qualified []string `json:"-"`
 }
 
 // Dropped is a table, a column or an index that a statement drops; names are
