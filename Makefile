@@ -96,6 +96,7 @@ night: ## hours: every pair over every plan, five million schedules from a new s
 	$(SIM) '^TestDepth2$$' -sim.pairs all | grep -vE '^(=== |    --- PASS)'
 	$(SIM) '^TestSchedules$$' -sim.schedules 5000000 -sim.seed $$(date +%s) | grep -vE '^(=== |    --- PASS)'
 	$(MAKE) --no-print-directory mutants
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 1h ./internal/sim ./internal/sim/kill
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/release -release.full -v
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/driver/migration -run 'TestKilled|TestBackfill' -migration.stride 1 -migration.kills 100 -v
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 10m ./internal/driver/flag -run '^TestUnleash$$' -flag.unleash -v | grep -vE '^ *(=== |--- PASS)'
