@@ -95,10 +95,13 @@ func (l lab) serverKilled(t *testing.T, make func(testing.TB) place, undo bool, 
 func leadTo(t *testing.T, v *victim, n int64, after bool, kill func()) (<-chan struct{}, string) {
 	t.Helper()
 	killed := make(chan struct{})
+	first := sync.OnceFunc(func() { // of all connections
+		kill()
+		close(killed)
+	})
 	return killed, through(t, v.place.url, func(server string) string {
 		return newWire(t, server, n, after, func(c net.Conn) {
-			kill()
-			close(killed)
+			first()
 			_ = c.Close()
 		}).l.Addr().String()
 	})
