@@ -35,8 +35,11 @@ test-short: ## quick tests only; nothing is installed or started
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## the linters of .golangci.yml, formatting included
 	$(TOOLS)/golangci-lint run ./...
-	cd test/crash && $(CURDIR)/$(TOOLS)/golangci-lint run ./...
-	cd test/public && $(CURDIR)/$(TOOLS)/golangci-lint run ./...
+	for m in crash public; do (cd test/$$m && $(CURDIR)/$(TOOLS)/golangci-lint run $(QUICKLY) ./...); done
+
+# Linters that read every dependency first. For a module of one test package each
+# that takes as long as for the whole program; the night does it (QUICKLY=).
+QUICKLY ?= --disable staticcheck,unused,gosec,unparam,bodyclose,rowserrcheck,sqlclosecheck,govet,exhaustive
 
 .PHONY: crash
 crash: ## every crash image and every n-th I/O failure, of the ledger and of file steps, with their counts
@@ -89,12 +92,13 @@ sim-stats: ## what the analysis promises, by simulation, and whole rollouts besi
 .PHONY: mutants
 mutants: ## seed every bug of internal/sim/mutant and demand that a test catches it
 	mkdir -p bin/sim
-	$(GO) test -count=1 -timeout 1h ./internal/sim/mutant -mutant.run -parallel 2 -v -mutant.report $(CURDIR)/bin/sim/mutants.txt | grep -vE '^(=== |    --- PASS)'
+	$(GO) test -count=1 -timeout 1h ./internal/sim/mutant -mutant.run -parallel 4 -v -mutant.report $(CURDIR)/bin/sim/mutants.txt | grep -vE '^(=== |    --- PASS)'
 
 .PHONY: night
 night: ## hours: every pair over every plan, five million schedules from a new seed, every mutant, releases under load
 	$(SIM) '^TestDepth2$$' -sim.pairs all | grep -vE '^(=== |    --- PASS)'
 	$(SIM) '^TestSchedules$$' -sim.schedules 5000000 -sim.seed $$(date +%s) | grep -vE '^(=== |    --- PASS)'
+	$(MAKE) --no-print-directory lint QUICKLY=
 	$(MAKE) --no-print-directory mutants
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 1h ./internal/sim ./internal/sim/kill
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/release -release.full -v

@@ -39,7 +39,7 @@ func newFailover(t *testing.T) *failover {
 			did[c.Step.ID] = true
 			switch c.Step.ID {
 			case "b":
-				f.backup = f.pg.Backup(t) //nolint:contextcheck // it ends with the test
+				f.backup = f.pg.Backup(t)
 			case "d":
 				f.then()
 			}

@@ -60,7 +60,7 @@ func (s *Store) writeBesides(ctx context.Context, run func(*batch) error) error 
 	if err := s.writable(); err != nil {
 		return err
 	}
-	err := s.commit([]*write{w}) //nolint:contextcheck // a transaction outlives its caller's context: see write
+	err := s.commit([]*write{w})
 	if err == nil {
 		err = w.err
 	}

@@ -78,7 +78,7 @@ func BenchmarkSwitch(b *testing.B) {
 				c := client(b)
 				for ctx.Err() == nil {
 					start := time.Now()
-					resp, err := c.Do(request(b, front, "shop.test", "/").WithContext(context.WithoutCancel(ctx))) //nolint:contextcheck // it may outlast the second
+					resp, err := c.Do(request(b, front, "shop.test", "/").WithContext(context.WithoutCancel(ctx)))
 					if err != nil || resp.StatusCode != http.StatusOK {
 						failed.Add(1)
 						continue
@@ -114,7 +114,7 @@ func BenchmarkSwitch(b *testing.B) {
 			defer tick.Stop()
 			for ctx.Err() == nil {
 				seq++
-				if _, err := move(b, p, writer("a", 1, seq), int(seq%101)); err != nil { //nolint:contextcheck // by the benchmark's
+				if _, err := move(b, p, writer("a", 1, seq), int(seq%101)); err != nil {
 					b.Error(err)
 				}
 				moves++

@@ -29,7 +29,7 @@ func (p *Proxy) Change(ctx context.Context, name string, ch wire.Change) (*wire.
 	if d, refused = p.decide(name, ch); refused != nil {
 		return nil, refused
 	}
-	if refused := p.apply(name, d, known); refused != nil { //nolint:contextcheck // checks live as long as the proxy
+	if refused := p.apply(name, d, known); refused != nil {
 		return nil, refused
 	}
 	if d.want == nil {

@@ -60,8 +60,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if p.trusts(ex.peer) {
 		ex.client = p.clientOf(req, ex.peer)
 	}
-	defer ex.finish() //nolint:contextcheck // the request holds its context
-	if !ex.admit() {  //nolint:contextcheck // the request holds its context
+	defer ex.finish()
+	if !ex.admit() {
 		ex.complete = true
 		return
 	}
@@ -70,7 +70,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		defer cancel()
 		ex.req = req.WithContext(ctx)
 	}
-	ex.guardBody() //nolint:contextcheck // the request holds its context
+	ex.guardBody()
 	rp := p.reverse
 	rp.Rewrite, rp.Transport, rp.ModifyResponse, rp.ErrorHandler = ex.rewrite, ex, ex.answered, ex.failed
 	rp.ServeHTTP(w, ex.req)

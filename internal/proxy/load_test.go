@@ -182,7 +182,7 @@ func TestNothingAfterMoveToZero(t *testing.T) {
 		c := client(t)
 		workers.Go(func() {
 			for ctx.Err() == nil {
-				req := request(t, front, "shop.test", "/").WithContext(context.WithoutCancel(ctx)) //nolint:contextcheck // a request is never cut by the test
+				req := request(t, front, "shop.test", "/").WithContext(context.WithoutCancel(ctx))
 				if resp, err := c.Do(req); err == nil {
 					_, _ = io.Copy(io.Discard, resp.Body)
 					_ = resp.Body.Close()

@@ -134,7 +134,7 @@ func (p *Proxy) start(ctx context.Context) error {
 	}
 	p.firstChecks(ctx)
 	p.observing.Lock()
-	p.swap(newTable(routes)) //nolint:contextcheck // checks live as long as the proxy
+	p.swap(newTable(routes))
 	p.observing.Unlock()
 	p.tasks.Go(p.tick)
 	return nil

@@ -77,7 +77,7 @@ func Run(ctx context.Context, c *Config, o RunOptions) (err error) {
 	if err := s.wait(ctx, o.Reload); err != nil {
 		return err
 	}
-	return s.drain(c.Drain.Std(), end) //nolint:contextcheck // ctx is over; draining has a bound of its own
+	return s.drain(c.Drain.Std(), end)
 }
 
 // openAccess opens the access log, if there is one.

@@ -65,7 +65,7 @@ type operation struct {
 func operations() []operation {
 	open := func(_ context.Context, t *testing.T, s *scene) (err error) {
 		t.Helper()
-		s.store, err = s.open(t, s.disk) //nolint:contextcheck // the test's own, as here
+		s.store, err = s.open(t, s.disk)
 		return err
 	}
 	create := func(ctx context.Context, t *testing.T, s *scene) (err error) {

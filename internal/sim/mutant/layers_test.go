@@ -14,7 +14,8 @@ func layers() []layer {
 		return layer{name, "internal/sim", append(args, first...)}
 	}
 	return []layer{
-		sim("faults", "-test.run=^(TestRegressions|TestDepth1)$", "-sim.memory", "-sim.stride=7"),
+		sim("regressions", "-test.run=^TestRegressions$", "-sim.memory"),
+		sim("faults", "-test.run=^TestDepth1$", "-sim.memory", "-sim.stride=7"),
 		sim("faults on the real ledger", "-test.run=^TestDepth1$", "-sim.stride=11"),
 		{"ledger", "internal/ledger/sqlite", []string{"-test.failfast"}},
 		{"durable", "internal/durable", []string{"-test.failfast"}},

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +22,7 @@ import (
 )
 
 var (
-	runFlag  = flag.Bool("mutant.run", false, "build each mutant and hunt it; minutes")
+	runFlag  = flag.Bool("mutant.run", false, "build the mutants and hunt each; minutes")
 	onlyFlag = flag.String("mutant.only", "", "hunt only the mutants whose name contains this")
 	outFlag  = flag.String("mutant.report", "", "file to write the table to")
 )
@@ -35,8 +37,8 @@ type mutant struct {
 const repository = "../../.."
 
 // TestTable keeps the table from rotting: each text to replace occurs exactly
-// once, each layer exists, and the twelve bugs that this project promised to
-// seed are among them.
+// once and can be switched, each layer exists, and the twelve bugs that this project
+// promised to seed are among them.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
@@ -44,7 +46,7 @@ func TestTable(t *testing.T) {
 		known[l.name] = true
 	}
 	names := map[string]bool{}
-	for _, m := range mutants() {
+	for place, m := range mutants() {
 		if names[m.name] {
 			t.Errorf("%s is there twice", m.name)
 		}
@@ -56,6 +58,8 @@ func TestTable(t *testing.T) {
 		}
 		if n := bytes.Count(text, []byte(m.old)); n != 1 {
 			t.Errorf("%s: its text occurs %d times in %s, want 1: %q", m.name, n, m.file, m.old)
+		} else if _, err := switched(text, []int{place}, mutants()); err != nil {
+			t.Error(err)
 		}
 		if m.old == m.new || m.why == "" || len(m.by) == 0 {
 			t.Errorf("%s changes nothing, has no reason, or no layer", m.name)
@@ -93,25 +97,22 @@ type result struct {
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	if !*runFlag {
-		t.Skip("builds a test binary for every mutant; run with -mutant.run")
+		t.Skip("plays a layer of tests or more for every mutant; run with -mutant.run")
 	}
 	began := time.Now()
 	var mu sync.Mutex
 	var all []result
-	clean := map[string]func() error{}
-	for _, l := range layers() {
-		clean[l.name] = sync.OnceValue(func() error { return green(t, l) })
-	}
+	h := newHunt(t)
 	t.Cleanup(func() { show(t, all, time.Since(began)) })
-	for _, m := range mutants() {
+	for n, m := range mutants() {
 		if !strings.Contains(m.name, *onlyFlag) {
 			continue
 		}
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			got := hunt(t, m)
+			got := h.mutant(t, n, m)
 			if got.By != "" {
-				if err := clean[got.By](); err != nil {
+				if err := h.green[got.By](); err != nil {
 					t.Error(err)
 				}
 			}
@@ -125,85 +126,128 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-func hunt(t *testing.T, m mutant) result {
+// hunt holds the test binaries, each with every mutant in it.
+type hunt struct {
+	overlay string
+	binary  map[string]func() (string, error) // by package
+	green   map[string]func() error           // by layer
+}
+
+func newHunt(t *testing.T) *hunt {
 	t.Helper()
-	began, dir := time.Now(), t.TempDir()
-	overlay := write(t, dir, m)
+	dir := t.TempDir()
+	h := &hunt{overlay: overlay(t, dir), binary: map[string]func() (string, error){}, green: map[string]func() error{}}
+	for _, l := range layers() {
+		if h.binary[l.pkg] == nil {
+			h.binary[l.pkg] = sync.OnceValues(func() (string, error) { return h.build(dir, l.pkg) })
+		}
+		h.green[l.name] = sync.OnceValue(func() error { return h.clean(t, l) })
+	}
+	return h
+}
+
+// mutant hunts one of them through its layers.
+func (h *hunt) mutant(t *testing.T, n int, m mutant) result {
+	t.Helper()
 	got := result{Name: m.name}
-	built := map[string]string{}
 	var missed []string
 	for _, name := range m.by {
-		i := slices.IndexFunc(layers(), func(l layer) bool { return l.name == name })
-		l := layers()[i]
-		if built[l.pkg] == "" {
-			built[l.pkg] = build(t, dir, overlay, l.pkg)
+		l := layers()[slices.IndexFunc(layers(), func(l layer) bool { return l.name == name })]
+		binary, err := h.binary[l.pkg]()
+		if err != nil {
+			t.Fatal(err)
 		}
-		if out, caught := run(t, built[l.pkg], l); caught {
+		began := time.Now()
+		out, caught := run(t, binary, l, n)
+		got.Took += time.Since(began).Seconds()
+		if caught {
 			got.By, got.Runs = name, runsIn(out)
 			break
 		}
 		missed = append(missed, name)
 	}
-	got.Missed, got.Took = strings.Join(missed, ", "), time.Since(began).Round(100*time.Millisecond).Seconds()
+	got.Missed = strings.Join(missed, ", ")
 	return got
 }
 
-// green runs a layer without any mutant: one that fails by itself catches nothing.
-func green(t *testing.T, l layer) error {
+// clean runs a layer without any mutant: one that fails by itself catches nothing.
+func (h *hunt) clean(t *testing.T, l layer) error {
 	t.Helper()
-	binary := build(t, t.TempDir(), "", l.pkg)
-	if out, failed := run(t, binary, l); failed {
+	binary, err := h.binary[l.pkg]()
+	if err != nil {
+		return err
+	}
+	if out, failed := run(t, binary, l, none); failed {
 		return fmt.Errorf("layer %s fails without a mutant, so what it caught proves nothing:\n%s", l.name, out)
 	}
 	return nil
 }
 
-// write makes the mutated file and the overlay that puts it in its place.
-func write(t *testing.T, dir string, m mutant) string {
+// overlay makes the files with their mutants, and the list that puts them in place.
+func overlay(t *testing.T, dir string) string {
 	t.Helper()
-	file, err := filepath.Abs(filepath.Join(repository, m.file))
+	in := map[string][]int{} // the mutants of each file
+	table := mutants()
+	for n, m := range table {
+		in[m.file] = append(in[m.file], n)
+	}
+	replaced := map[string]string{}
+	put := func(file string, text []byte) {
+		at := filepath.Join(dir, strings.ReplaceAll(file, "/", "-"))
+		if err := os.WriteFile(at, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		whole, err := filepath.Abs(filepath.Join(repository, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaced[whole] = at
+	}
+	for file, numbers := range in {
+		text, err := os.ReadFile(filepath.Join(repository, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		with, err := switched(text, numbers, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(file, with)
+		put(path.Join(path.Dir(file), "mutant_now.go"), register(path.Dir(file)))
+	}
+	list, err := json.Marshal(map[string]any{"Replace": replaced})
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
+	at := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(at, list, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	changed := filepath.Join(dir, "mutated.go")
-	if err := os.WriteFile(changed, bytes.Replace(text, []byte(m.old), []byte(m.new), 1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	list, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	overlay := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(overlay, list, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return overlay
+	return at
 }
 
-func build(t *testing.T, dir, overlay, pkg string) string {
-	t.Helper()
+func (h *hunt) build(dir, pkg string) (string, error) {
 	binary := filepath.Join(dir, strings.ReplaceAll(pkg, "/", "-")+".test")
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay="+overlay, "-o", binary, "./"+pkg)
+	cmd := exec.Command("go", "test", "-c", "-vet=off", "-overlay="+h.overlay, "-o", binary, "./"+pkg)
 	cmd.Dir = repository
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("it does not build, which proves nothing: %v\n%s", err, out)
+		return "", fmt.Errorf("the mutants of %s do not build, which proves nothing: %w\n%s", pkg, err, out)
 	}
-	return binary
+	return binary, nil
 }
 
 // mostTime bounds one layer's hunt for one mutant.
 const mostTime = 3 * time.Minute
 
-func run(t *testing.T, binary string, l layer) (out string, caught bool) {
+// none is the number of no mutant.
+const none = -1
+
+func run(t *testing.T, binary string, l layer, n int) (out string, caught bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), mostTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, append([]string{"-test.timeout=2m"}, l.args...)...)
-	cmd.Dir = filepath.Join(repository, l.pkg)
+	cmd.Dir, cmd.Env = filepath.Join(repository, l.pkg), append(os.Environ(), variable+"="+strconv.Itoa(n))
 	text, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -3,8 +3,8 @@ package mutant
 // mutants is the table: each row is one bug that could have been written, why
 // it matters, and the layers that may catch it, cheapest first.
 func mutants() []mutant {
-	all := []string{"faults", "engine", "every fault", "pairs", "schedules"}
-	unit := []string{"engine", "faults", "every fault", "pairs", "schedules"} // what the simulator's world is too coarse for
+	all := []string{"regressions", "faults", "engine", "every fault", "pairs", "schedules"}
+	unit := []string{"engine", "regressions", "faults", "every fault", "pairs", "schedules"} // what the simulator's world is too coarse for
 	return append(engineMutants(all, unit), ledgerMutants()...)
 }
 
@@ -379,7 +379,7 @@ func ledgerMutants() []mutant {
 			name: "held lets go of its keys", file: "internal/ledger/create.go",
 			old: "if !to.Locks() {",
 			new: "if to.Settled() {",
-			why: "another deployment runs over what a person must look at (I8)", by: []string{"faults on the real ledger", "ledger"},
+			why: "another deployment runs over what a person must look at (I8)", by: []string{"ledger", "faults on the real ledger"},
 		},
 		{
 			name: "a claim keeps the epoch", file: "internal/ledger/claim.go",
