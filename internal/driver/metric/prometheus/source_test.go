@@ -216,6 +216,7 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s: %s (%v), want %s", query, got, err, want)
 		}
 	}
+	w.Settle(t) // before a slice is complete, nothing is asked
 	ask := w.Ask(signal.Errors)
 	ask.Total = `sum(rate(requests_total{side="{side}"}[1m]))`
 	if b, err := w.Source().Signals(t.Context(), ask); err == nil {
