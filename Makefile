@@ -96,6 +96,7 @@ mutants: ## seed every bug of internal/sim/mutant and demand that a test catches
 
 .PHONY: night
 night: ## hours: every pair over every plan, five million schedules from a new seed, every mutant, releases under load
+	$(SIM) '^(TestDepth1|TestMemoryIsALedger)$$' -sim.full | grep -vE '^(=== |    --- PASS)'
 	$(SIM) '^TestDepth2$$' -sim.pairs all | grep -vE '^(=== |    --- PASS)'
 	$(SIM) '^TestSchedules$$' -sim.schedules 5000000 -sim.seed $$(date +%s) | grep -vE '^(=== |    --- PASS)'
 	$(MAKE) --no-print-directory lint QUICKLY=

@@ -10,7 +10,7 @@ exec </dev/null
 
 # One way to build for all phases, that of the binary itself: on a fresh machine each
 # further way compiles every dependency once more. Lint vets, so go test need not.
-export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:+$GOFLAGS }-trimpath -vet=off"
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:+$GOFLAGS }-trimpath -vet=off -ldflags=-w"
 
 LIMIT=${BACKSTAY_TEST_LIMIT:-1770}
 passed=0
@@ -49,15 +49,16 @@ phase() { # phase NAME COMMAND...
 }
 
 # The race tests count one by one, from go test's own records. SQLite, translated from C,
-# is not instrumented: it has locks of its own, and most of a test's time would go there.
-# A process under the detector sleeps for a second before it ends, unless told otherwise,
-# and sessions start hundreds.
+# and two parsers of other people's are not instrumented: they have locks of their own or
+# need none, and most of a test's time would go there. A process under the detector sleeps
+# for a second before it ends, unless told otherwise, and sessions start hundreds.
 race_tests() {
 	local gotestsum=$1 log=bin/test.json pass bad skip
 	echo "== race tests"
 	rm -f "$log"
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=10 BACKSTAY_REAL=$real within "$gotestsum" --format pkgname --format-hide-empty-pkg --jsonfile "$log" -- \
-		-race -gcflags=modernc.org/...=-race=false -shuffle=on -count=1 -timeout "$(left)s" $(raced)
+		-race $(printf -- '-gcflags=%s/...=-race=false ' modernc.org github.com/pingcap github.com/tetratelabs) \
+		-shuffle=on -count=1 -timeout "$(left)s" $(raced) -skip '^TestScriptsOnPostgres$'
 	local code=$?
 	[[ -f $log ]] || : >"$log"
 	pass=$(records pass "$log")
@@ -77,17 +78,20 @@ race_tests() {
 	[[ $skip -eq 0 ]] || echo "note: $skip tests skipped; gotestsum names them above with their reason"
 }
 
-# raced are the packages that run under the race detector: all but the hunts, which
-# compute, write or keep users or databases busy for minutes. They have phases below, as the
-# sessions have that start hundreds of sandboxes.
-raced() { go list ./... | grep -vE '/internal/(drill|driver/migration|sim|sim/(disk|kill|power|release|stats))$'; }
+# raced are the packages that run under the race detector: all but those in which nothing
+# runs at once, and the hunts, which compute, write or keep users or databases busy for
+# minutes. They have phases below, as have the sessions on PostgreSQL, which are the same
+# ones, and those that start hundreds of sandboxes.
+raced() { go list ./... | grep -vE "/internal/(archtest|$quiet|$hunts)\$"; }
+quiet='analysis|flag/model|report|spec'
+hunts='drill|driver/migration|sim|sim/(disk|kill|power|release|stats)'
 
 records() { # records ACTION LOG: tests with this end; escaped quotes in output never match
 	grep -cE "^\{\"Time\":\"[^\"]*\",\"Action\":\"$1\",\"Package\":\"[^\"]*\",\"Test\":" "$2" || true
 }
 
-# What a newcomer sees, one thing after the other: the demo and the examples. They
-# mostly wait, so they run beside phases that compute; their logs come at the end.
+# What mostly waits, one thing after the other, beside phases that compute: what a newcomer
+# sees, the demo and the examples, and other people's programs. The logs come at the end.
 shows() {
 	local dir
 	rm -rf bin/shows && mkdir -p bin/shows
@@ -95,6 +99,8 @@ shows() {
 	for dir in examples/*/; do
 		[[ ! -e $dir/run.sh ]] || show "example $(basename "$dir")" scripts/examples.sh "$(basename "$dir")"
 	done
+	show "flag stores on a real Unleash" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/driver/flag -run '^TestUnleash$' -flag.unleash
+	show "public migrations" env BACKSTAY_REAL="$real" go -C test/public test -count=1 -timeout "$(left)s" ./...
 }
 
 show() { # show NAME COMMAND...
@@ -125,17 +131,19 @@ phase lint make --no-print-directory lint
 phase "generated files" make --no-print-directory verify
 phase architecture go test -count=1 ./internal/archtest
 gotestsum=$(make --no-print-directory --silent print-gotestsum) && race_tests "$gotestsum" || fail "build gotestsum"
+phase "packages in which nothing runs at once" go test -count=1 -timeout "$(left)s" $(go list ./... | grep -E "/internal/($quiet)\$")
 shows &
 showing=$!
-phase "the simulator, and every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -sim.full -sim.report "$PWD/bin/sim"
+phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth1$' -sim.full -sim.memory -sim.report "$PWD/bin/sim"
+# The night plays every one of them on the real ledger.
+phase "the simulator, and every fourth fault on the real ledger" go test -count=1 -timeout "$(left)s" ./internal/sim -skip '^Test(Depth2|Schedules)$' -sim.stride 4
 phase "drill, disks and statistics" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/drill ./internal/sim/disk ./internal/sim/stats
+phase "sessions on PostgreSQL" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScriptsOnPostgres$'
 phase "sessions that drill" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScripts$/drill|^TestDrillDatabases$' -long
 phase "every pair of faults over one plan" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth2$' -sim.pairs linear -sim.report "$PWD/bin/sim"
 phase "random schedules" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestSchedules$' -sim.schedules 100000 -sim.report "$PWD/bin/sim"
 phase "mutants" make --no-print-directory mutants
 phase "kills at every point" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/sim/kill -kill.full
-phase "flag stores on a real Unleash" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/driver/flag -run '^TestUnleash$' -flag.unleash
-phase "public migrations" env BACKSTAY_REAL="$real" go -C test/public test -count=1 -timeout "$(left)s" ./...
 phase "migrations, with kills of both sides" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/driver/migration -migration.stride 7 -migration.kills 7 -migration.many
 # A hundred of each, kills at every third point, and every way in which an exchange
 # with a router can break are for the night.

@@ -69,8 +69,20 @@ func theirChanges(k backstay.Key) []change {
 	return []change{shared, set("file:/theirs", "second")}
 }
 
-// deploySecond starts the other deployment as another process would.
-func (x *run) deploySecond(ctx context.Context) (engine.Summary, error) {
+// deploySecond plans and starts the other deployment as another process would. If the
+// world changes between the two, which is refused, they plan again.
+func (x *run) deploySecond(ctx context.Context) (s engine.Summary, err error) {
+	for range 10 {
+		s, err = x.planAndDeploySecond(ctx)
+		var refused *backstay.RefusedError
+		if !errors.As(err, &refused) || refused.What != "drift" {
+			break
+		}
+	}
+	return s, err
+}
+
+func (x *run) planAndDeploySecond(ctx context.Context) (engine.Summary, error) {
 	theirs, eng, err := x.process(ctx, 99)
 	if err != nil {
 		return engine.Summary{}, err
