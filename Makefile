@@ -103,7 +103,7 @@ night: ## hours: every pair over every plan, five million schedules from a new s
 	$(MAKE) --no-print-directory mutants
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 1h ./internal/sim ./internal/sim/kill
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/sim/release -release.full -v
-	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/driver/migration -run 'TestKilled|TestBackfill' -migration.stride 1 -migration.kills 100 -v
+	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 2h ./internal/driver/migration -run 'TestKilled|TestBackfill|TestManyInserts' -migration.stride 1 -migration.kills 100 -migration.many -v
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 10m ./internal/driver/flag -run '^TestUnleash$$' -flag.unleash -v | grep -vE '^ *(=== |--- PASS)'
 	BACKSTAY_REAL=1 $(GO) test -count=1 -timeout 1h ./cmd/backstay -run '^TestDrillDatabases$$' -long -night
 	$(GO) test -count=1 -timeout 1h ./internal/sim/kill -run '^TestKilledExposing$$' -kill.full -kill.night -v | grep -vE '^ *(=== |--- PASS)'
