@@ -119,6 +119,9 @@ func (v *verifier) fresh(ctx context.Context, n int) error {
 	if v.t, err = connectURL(ctx, v.secrets, address); err != nil {
 		return err
 	}
+	if v.remove != nil && v.t.d.Name() != "sqlite" && !strings.HasPrefix(v.t.identity.Database, database.ScratchPrefix) {
+		return fmt.Errorf("the scratch database that was made cannot be opened: its address leads to %s", v.t.identity.Database)
+	}
 	if v.t.d.Name() == "mysql" {
 		if v.others, err = mysql.Databases(ctx, v.t.conn); err != nil {
 			return err //nolint:wrapcheck // says what it did

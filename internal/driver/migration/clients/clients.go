@@ -140,7 +140,8 @@ func (h Host) Dump(ctx context.Context, dialect string, d Dump) error {
 	return h.run(ctx, what, argv, env)
 }
 
-// Load loads a dump into a database.
+// Load loads a dump into a scratch database. Subscriptions are left out: they would
+// hold the publisher's slot by its name, and keep the database from being dropped.
 func (h Host) Load(ctx context.Context, dialect, into, file string) error {
 	const what = "load the dump"
 	if dialect == "mysql" {
@@ -155,7 +156,7 @@ func (h Host) Load(ctx context.Context, dialect, into, file string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return h.run(ctx, what, []string{"pg_restore", "--exit-on-error", "--no-password", "--dbname=" + address, file}, env)
+	return h.run(ctx, what, []string{"pg_restore", "--exit-on-error", "--no-subscriptions", "--no-password", "--dbname=" + address, file}, env)
 }
 
 // apart takes the password out of PostgreSQL's URL: command lines can be read by
@@ -178,7 +179,7 @@ func apart(address string) (bare string, env map[string]string, err error) {
 	for _, own := range []string{"pool_max_conns", "pool_min_conns", "default_query_exec_mode"} { // pgx's, not libpq's
 		q.Del(own)
 	}
-	u.RawQuery = q.Encode()
+	u.RawQuery = strings.ReplaceAll(q.Encode(), "+", "%20") // libpq takes a plus for itself
 	return u.String(), env, nil
 }
 

@@ -19,6 +19,10 @@ func WithDatabase(address, name string) (string, error) {
 	if err != nil || u.Host == "" && u.Path == "" {
 		return "", errors.New("make a scratch database: the address is no URL; name a scratch database with --scratch")
 	}
-	u.Path = "/" + name
+	q := u.Query()
+	for _, other := range []string{"dbname", "database"} { // PostgreSQL's: they go before the path
+		q.Del(other)
+	}
+	u.Path, u.RawPath, u.RawQuery = "/"+name, "", q.Encode()
 	return u.String(), nil
 }

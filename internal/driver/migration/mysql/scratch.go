@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/driver/migration/database"
@@ -24,16 +25,23 @@ func (d Dialect) Scratch(ctx context.Context, url string) (scratch string, remov
 		_, err = db.ExecContext(ctx, statement)
 		return classify(err)
 	}
-	if err := run(ctx, "CREATE DATABASE "+name); err != nil {
+	// Given up in the middle, it would be made all the same.
+	create, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := run(create, "CREATE DATABASE "+name); err != nil {
 		return "", nil, &backstay.Error{
 			Class: backstay.ClassOf(err), Op: "make a scratch database", Err: err,
 			Hint: "the user needs the right to (CREATE and DROP); or name an empty database with --scratch",
 		}
 	}
-	return scratch, func(ctx context.Context) error {
+	remove = func(ctx context.Context) error {
 		if err := run(ctx, "DROP DATABASE IF EXISTS "+name); err != nil {
 			return fmt.Errorf("remove scratch database %s: %w", name, err)
 		}
 		return nil
-	}, nil
+	}
+	if ctx.Err() != nil {
+		return "", nil, errors.Join(context.Cause(ctx), remove(create))
+	}
+	return scratch, remove, nil
 }

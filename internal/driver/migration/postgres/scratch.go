@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,18 +35,25 @@ func (d Dialect) Copy(ctx context.Context, url, template string) (scratch string
 		_, err = db.ExecContext(ctx, statement)
 		return classify(err)
 	}
-	if err := run(ctx, "CREATE DATABASE "+name+" TEMPLATE "+quote(template)); err != nil {
+	// Given up in the middle, it would be made all the same.
+	create, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := run(create, "CREATE DATABASE "+name+" TEMPLATE "+quote(template)); err != nil {
 		return "", nil, &backstay.Error{
 			Class: backstay.ClassOf(err), Op: "make a scratch database", Err: err,
 			Hint: "the user needs the right to (CREATEDB); or name an empty database with --scratch",
 		}
 	}
-	return scratch, func(ctx context.Context) error {
+	remove = func(ctx context.Context) error {
 		if err := run(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
 			return fmt.Errorf("remove scratch database %s: %w", name, err)
 		}
 		return nil
-	}, nil
+	}
+	if ctx.Err() != nil {
+		return "", nil, errors.Join(context.Cause(ctx), remove(create))
+	}
+	return scratch, remove, nil
 }
 
 // Through is the URL of another database of the same server, reached at the door
@@ -60,7 +68,7 @@ func Through(address, door, name string) (through, network, server string, err e
 		return "", "", "", errors.New("its address is no URL")
 	}
 	q := u.Query()
-	for _, place := range []string{"host", "hostaddr", "port"} {
+	for _, place := range []string{"host", "hostaddr", "port", "dbname", "database"} {
 		q.Del(place)
 	}
 	network, server = pgconn.NetworkAddress(cfg.Host, cfg.Port)
