@@ -72,6 +72,8 @@ type body struct {
 	Findings   []migrationFinding `json:"findings,omitempty"`
 	// Qualified are names in the statements that may be those of other databases.
 	Qualified []string `json:"qualified,omitempty"`
+	// Reaches says what a statement acts on outside of its database, wherever it runs.
+	Reaches string `json:"reaches,omitempty"`
 	// Checked are the tables whose rows are counted and summed (check: rows).
 	Checked []checked `json:"checked,omitempty"`
 }

@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -62,6 +63,7 @@ func (p *preparer) names(st sqltext.Statement) (all []string) {
 			p.body.Qualified = append(p.body.Qualified, name)
 		}
 	}
+	p.body.Reaches = cmp.Or(p.body.Reaches, st.Reaches)
 	for _, name := range st.Names {
 		all = append(all, spelled(p.body.Dialect, strings.TrimPrefix(name, home)))
 	}

@@ -34,7 +34,7 @@ type scratch struct {
 	url       string // of the step's own database; may hold a password
 	dir       string // holds the dump
 	dumps     []string
-	databases []string // MariaDB's and MySQL's, which the dump must not name
+	databases []string // MariaDB's and MySQL's, which the dump must not name; last the step's own
 	without   []string // Backstay's own tables, as the dumping program wants them named
 	// template is the database that PostgreSQL copies; empty elsewhere.
 	template string
@@ -72,7 +72,7 @@ func newScratch(ctx context.Context, b body, secrets backstay.Secrets) (_ *scrat
 		s.without, err = ownTables(ctx, t)
 	}
 	if err == nil {
-		err = s.keepsTo(ctx, t, b.Qualified)
+		err = s.keepsTo(ctx, t, b)
 	}
 	if err = errors.Join(err, t.Close()); err != nil {
 		return nil, err
@@ -87,27 +87,47 @@ func newScratch(ctx context.Context, b body, secrets backstay.Secrets) (_ *scrat
 	return s, nil
 }
 
-// keepsTo refuses what would act on other databases from a scratch one.
-func (s *scratch) keepsTo(ctx context.Context, t *session.Session, qualified []string) error {
-	if s.dialect == "postgres" {
-		var servers int
-		if err := t.Conn.QueryRowContext(ctx, "SELECT count(*) FROM pg_foreign_server").Scan(&servers); err != nil {
-			return fmt.Errorf("look for foreign servers: %w", t.Dialect.Classify(err))
-		}
-		if servers > 0 {
-			return errors.New("its foreign tables would lead to the same places from a scratch database")
+// keepsTo refuses what would act on other databases from a scratch one: of the
+// migrations, and of what is there.
+func (s *scratch) keepsTo(ctx context.Context, t *session.Session, b body) error {
+	others, err := b.keepsTo(ctx, t)
+	if err != nil {
+		return err
+	}
+	if s.dialect == "mysql" {
+		s.databases = append(others, t.Identity.Database)
+		if name := mysql.Elsewhere(b.Qualified, s.databases); name != "" {
+			return namesOther(name)
 		}
 		return nil
 	}
-	others, err := mysql.Databases(ctx, t.Conn)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it did
+	what, err := postgres.Leads(ctx, t.Conn)
+	if err == nil && what != "" {
+		err = fmt.Errorf("%s from a scratch database", what)
 	}
-	s.databases = append(others, t.Identity.Database)
-	if name := mysql.Elsewhere(qualified, s.databases); name != "" {
-		return fmt.Errorf("its migrations name the database %s, and would act on it from a scratch database", name)
+	return err
+}
+
+// keepsTo refuses migrations that would act on other databases than the one of a
+// session, and lists those of MariaDB and MySQL.
+func (b body) keepsTo(ctx context.Context, t *session.Session) (others []string, err error) {
+	if b.Reaches != "" {
+		return nil, fmt.Errorf("a statement of its migrations %s, and would from a scratch database too", b.Reaches)
 	}
-	return nil
+	if b.Dialect != "mysql" {
+		return nil, nil
+	}
+	if others, err = mysql.Databases(ctx, t.Conn); err != nil {
+		return nil, err //nolint:wrapcheck // says what it did
+	}
+	if name := mysql.Elsewhere(b.Qualified, others); name != "" {
+		return nil, namesOther(name)
+	}
+	return others, nil
+}
+
+func namesOther(name string) error {
+	return fmt.Errorf("its migrations name the database %s, and would act on it from a scratch database", name)
 }
 
 func (s *scratch) host() clients.Host {
@@ -133,8 +153,12 @@ func (s *scratch) make(ctx context.Context, table string, versions bool) error {
 		if err != nil {
 			return fmt.Errorf("make a scratch database: %w", err)
 		}
-		if what := mysql.Leads(string(text), s.databases); what != "" {
+		within := mysql.Within(string(text), s.databases[len(s.databases)-1])
+		if what := mysql.Leads(within, s.databases); what != "" {
 			return fmt.Errorf("its schema has %s, and would act there from a scratch database", what)
+		}
+		if err := os.WriteFile(schema.File, []byte(within), 0o600); err != nil {
+			return fmt.Errorf("make a scratch database: %w", err)
 		}
 	}
 	made, remove, err := s.loaded(ctx)
@@ -258,6 +282,10 @@ func (*Kind) Rebind(ctx context.Context, call backstay.Call) (step backstay.Step
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if b.Dialect != "sqlite" && !strings.HasPrefix(s.Identity.Database, database.ScratchPrefix) {
 		return step, fmt.Errorf("%s is no scratch database: a drill does not touch it", s.Identity.Database)
+	}
+	// The template was made for one of the database's steps only.
+	if _, err := b.keepsTo(ctx, s); err != nil {
+		return step, err
 	}
 	b.Identity = s.Identity
 	step = call.Step

@@ -294,6 +294,9 @@ func (v *verifier) play(ctx context.Context, s files.Script, all []sqltext.State
 
 func (v *verifier) each(ctx context.Context, q database.Querier, s files.Script, all []sqltext.Statement) error {
 	for _, st := range all {
+		if st.Reaches != "" {
+			return fail(script{File: s.File}, st, fmt.Errorf("it %s, and would from the scratch database too", st.Reaches))
+		}
 		if name := mysql.Elsewhere(st.Qualified, v.others); name != "" {
 			return fail(script{File: s.File}, st, fmt.Errorf("it names the database %s, and would act on it instead of the scratch database", name))
 		}

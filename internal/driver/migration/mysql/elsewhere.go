@@ -29,19 +29,54 @@ func Databases(ctx context.Context, q database.Querier) (names []string, err err
 	return names, rows.Err()
 }
 
-var qualifier = regexp.MustCompile("(`(?:[^`]|``)+`|[\\w$]+)\\s*\\.")
+// gap is what may stand between two words: blanks, comments, and where comments that
+// servers execute begin and end.
+const gap = `(?:[\s\x0b]|/\*M?!\d*|\*/|(?s:/\*.*?\*/)|--(?:[ \t][^\n]*)?\n|#[^\n]*\n)`
 
-// qualifiers are the names before dots: of databases, tables or aliases. They are
-// looked for in the whole text, in bodies, comments that servers execute, and
-// strings that are statements too.
+// How a name can be written, and what stands before one of what a statement makes,
+// drops or goes to.
+const (
+	bare   = `([\w$\x{80}-\x{10FFFF}]+)`
+	back   = "(`(?:[^`]|``)+`)"
+	double = `("(?:[^"]|"")+")`
+	verb   = `(?i)\b(?:DATABASE|SCHEMA|USE)\b` + gap + `*(?:(?:IF|NOT|EXISTS)` + gap + `+)*`
+	dot    = gap + `*\.`
+)
+
+var (
+	bareDot   = regexp.MustCompile(bare + dot)
+	backDot   = regexp.MustCompile(back + dot)
+	doubleDot = regexp.MustCompile(double + dot)
+	behind    = regexp.MustCompile(verb + "(?:" + bare + "|" + back + "|" + double + ")")
+	// opener begins a comment that servers execute, some only from a version on.
+	opener = regexp.MustCompile(`/\*M?!\d{0,6}`)
+	// skipped is one that a server does not execute.
+	skipped = regexp.MustCompile(`(?s)/\*M?!.*?\*/`)
+)
+
+// qualifiers are the names before dots (of databases, tables or aliases), and those
+// behind DATABASE, SCHEMA and USE. They are looked for in the whole text, in bodies,
+// comments that servers execute, and strings that are statements too.
 func qualifiers(text string) (all []string) {
-	for _, m := range qualifier.FindAllStringSubmatch(text, -1) {
-		name := strings.ReplaceAll(strings.Trim(m[1], "`"), "``", "`")
-		if !slices.Contains(all, name) {
-			all = append(all, name)
+	for _, reading := range []string{text, opener.ReplaceAllString(text, " ")} {
+		// Each by itself: what looks like a name of one kind may hold others.
+		for _, n := range []*regexp.Regexp{bareDot, backDot, doubleDot, behind} {
+			for _, m := range n.FindAllStringSubmatch(reading, -1) {
+				if name := unquoted(strings.Join(m[1:], "")); !slices.Contains(all, name) {
+					all = append(all, name)
+				}
+			}
 		}
 	}
 	return all
+}
+
+func unquoted(name string) string {
+	q := name[:1]
+	if q != "`" && q != `"` {
+		return name
+	}
+	return strings.ReplaceAll(name[1:len(name)-1], q+q, q)
 }
 
 // Elsewhere is the first of the names that is one of the databases; empty: none is.
@@ -64,11 +99,21 @@ func Leads(dump string, databases []string) string {
 	if engine := engines.FindString(dump); engine != "" {
 		return "a table with " + engine
 	}
+	text := opener.ReplaceAllString(dump, " ")
 	for _, d := range databases {
-		name := regexp.QuoteMeta(d)
-		if regexp.MustCompile("(?i)(?:^|[^\\w$`.])(?:`" + name + "`|" + name + ")\\s*\\.\\s*[`\\w]").MatchString(dump) {
+		name := "(?:" + regexp.QuoteMeta(quote(d)) + "|" + regexp.QuoteMeta(`"`+strings.ReplaceAll(d, `"`, `""`)+`"`) + "|" + regexp.QuoteMeta(d) + ")"
+		before := regexp.MustCompile("(?i)(?:^|[^\\w$`.\\x{80}-\\x{10FFFF}])" + name + dot + gap + "*[`\"\\w$\\x{80}-\\x{10FFFF}]")
+		after := regexp.MustCompile(verb + name + "(?:[^\\w$\\x{80}-\\x{10FFFF}]|$)")
+		if before.MatchString(text) || after.MatchString(text) {
 			return "something that names the database " + d
 		}
 	}
 	return ""
+}
+
+// Within takes the name out of what a dump says of the database itself: the programs
+// set its character set around what was made under another one. Without a name it is
+// the database that the dump is loaded into.
+func Within(dump, database string) string {
+	return strings.ReplaceAll(dump, "\nALTER DATABASE "+quote(database)+" CHARACTER SET ", "\nALTER DATABASE CHARACTER SET ")
 }

@@ -1,6 +1,7 @@
 package mysql
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -98,6 +99,12 @@ func (j *judge) words(tokens []sqltext.Token) {
 		}
 		return false
 	}
+	for _, reading := range []*regexp.Regexp{opener, skipped} {
+		if outside(sqltext.Tokens(sqltext.MySQL(), reading.ReplaceAllString(j.st.Text, " "))) {
+			j.refuse("outside", "it changes the session, the server or another database, which nothing here puts back", "do it outside of migrations, or in a run step with an undo")
+			return
+		}
+	}
 	switch {
 	case first == "CREATE" && creates("TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE", "SEQUENCE", "VIEW"):
 		return // new code runs later; creating it changes nothing else
@@ -112,6 +119,35 @@ func (j *judge) words(tokens []sqltext.Token) {
 		return
 	}
 	j.say(sqltext.Finding{Rule: "opaque", Effect: sqltext.Opaque, Why: "the grammar of MySQL that is used here does not know this statement"})
+}
+
+// outside reports whether a statement that the grammar does not know, or that stands
+// in a comment which servers execute, changes more than its database.
+func outside(tokens []sqltext.Token) bool {
+	at := 0
+	is := func(words ...string) bool {
+		return at < len(tokens) && slices.ContainsFunc(words, tokens[at].Is)
+	}
+	if is("SET") && len(tokens) > 1 && tokens[1].Is("STATEMENT") { // settings for the statement behind FOR
+		for at < len(tokens) && !is("FOR") {
+			at++
+		}
+		at++
+	}
+	switch {
+	case is("CREATE", "ALTER", "DROP"):
+		for at++; is("OR", "REPLACE"); {
+			at++
+		}
+		return is("DATABASE", "SCHEMA", "USER", "ROLE", "SERVER", "TABLESPACE")
+	case is("RENAME"):
+		at++
+		return is("USER")
+	case is("SET"):
+		at++
+		return is("GLOBAL", "@@GLOBAL", "PERSIST", "@@PERSIST", "PERSIST_ONLY", "PASSWORD")
+	}
+	return is("USE", "GRANT", "REVOKE", "KILL", "FLUSH", "SHUTDOWN", "RESTART", "INSTALL", "UNINSTALL", "CHANGE", "RESET", "PURGE", "STOP", "PREPARE", "EXECUTE", "DEALLOCATE")
 }
 
 // tables collects the names of tables in a statement.

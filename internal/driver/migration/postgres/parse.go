@@ -37,6 +37,7 @@ func (Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Stat
 		j.statement(p)
 		j.st.Keeps = keeps(p)
 		j.st.Names = p.fields.relations()
+		j.st.Reaches = reaches(p)
 		for _, drop := range j.st.Drops {
 			j.st.Names = append(j.st.Names, drop.Table)
 		}

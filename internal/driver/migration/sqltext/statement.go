@@ -89,6 +89,9 @@ type Statement struct {
 	// Qualified are names in it that may be those of databases: of MariaDB and MySQL,
 	// where a statement reaches other databases of the server by them.
 	Qualified []string `json:"-"`
+	// Reaches says what it acts on outside of its database, wherever it runs: roles and
+	// databases of the server, or what a connection of its own leads to (PostgreSQL).
+	Reaches string `json:"-"`
 }
 
 // Dropped is a table, a column or an index that a statement drops; names are
