@@ -16,7 +16,13 @@ func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m))
 // a statement does is told from its first words, which SQLite's small ALTER
 // TABLE allows.
 func (d Dialect) Parse(script files.Script, known *database.Known) ([]sqltext.Statement, []sqltext.Problem) {
-	pieces, problems := sqltext.Pieces(sqltext.SQLite(), script.Chunks)
+	// SQLite runs all statements of a text, so each is told apart and judged, also where
+	// a tool is told to take the text as one.
+	chunks := slices.Clone(script.Chunks)
+	for i := range chunks {
+		chunks[i].Whole = false
+	}
+	pieces, problems := sqltext.Pieces(sqltext.SQLite(), chunks)
 	p := parser{d: d, known: known, none: script.NoTransaction}
 	for _, piece := range pieces {
 		p.all = append(p.all, words{sqltext.Tokens(sqltext.SQLite(), piece.Text), piece})
@@ -115,6 +121,9 @@ func (p *parser) classify(st *sqltext.Statement, w words, later []words) {
 	case "ATTACH", "DETACH":
 		say(sqltext.Finding{Rule: "other-database", Effect: sqltext.Refused, Why: first + " reaches for another database, which nothing here puts back", Advice: "give that database a migrate step of its own"})
 	case "VACUUM":
+		if w.has("INTO") {
+			say(sqltext.Finding{Rule: "other-database", Effect: sqltext.Refused, Why: "VACUUM INTO writes another file, which nothing here puts back", Advice: "use a snapshot step"})
+		}
 		st.Mode = sqltext.Outside
 		say(sqltext.Finding{Rule: "vacuum", Effect: sqltext.Rewrites, Why: "the whole file is written anew", Lock: "nobody writes meanwhile"})
 	case "PRAGMA":
