@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/backstay-dev/backstay"
@@ -59,7 +60,20 @@ func (r *rehearsal) end(ctx context.Context) (out backstay.Rehearsed, err error)
 	for _, line := range lacking(after, r.before) {
 		out.Differs = append(out.Differs, "new: "+line)
 	}
+	if i := slices.IndexFunc(after, moved(r.before)); i >= 0 && len(out.Differs) == 0 {
+		out.Differs = append(out.Differs, "at another place: "+after[i])
+	}
 	return out, nil
+}
+
+// moved reports, line after line, whether another one stood there: columns in another
+// order are another table.
+func moved(before []string) func(string) bool {
+	i := -1
+	return func(line string) bool {
+		i++
+		return i >= len(before) || before[i] != line
+	}
 }
 
 // lacking are the lines of the first that the second has not as often.
@@ -87,6 +101,7 @@ func (r *rehearsal) picture(ctx context.Context) (lines []string, err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if r.b.Dialect == "sqlite" {
 		lines, err = column(ctx, s, "SELECT type || ' ' || name || ' on ' || tbl_name || ': ' || coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'backstay\\_%' ESCAPE '\\' AND tbl_name NOT LIKE 'backstay\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+		slices.Sort(lines) // each is an object whole
 	} else {
 		lines, err = r.dumped(ctx, s)
 	}
@@ -102,6 +117,7 @@ func (r *rehearsal) picture(ctx context.Context) (lines []string, err error) {
 		if err != nil {
 			return nil, err
 		}
+		slices.Sort(versions) // nothing says in which order they come
 		for _, row := range versions {
 			lines = append(lines, "row of "+r.b.Table+": "+row)
 		}

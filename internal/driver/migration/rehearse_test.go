@@ -1,0 +1,30 @@
+package migration_test
+
+import (
+	"testing"
+
+	"github.com/backstay-dev/backstay"
+	"github.com/backstay-dev/backstay/internal/driver/drivertest"
+	"github.com/backstay-dev/backstay/internal/driver/migration"
+)
+
+// Columns in another order are another table: users insert by it.
+func TestRehearsedSeesTheOrder(t *testing.T) {
+	t.Parallel()
+	p := labs()[2].shared(t)(t)
+	p.exec(t, "CREATE TABLE users (id bigint PRIMARY KEY, mail varchar(40), nick varchar(40))")
+	f := p.fixture(write(t, "1_a.sql", goose("CREATE TABLE b (id int);", "DROP TABLE b;")), nil)
+	call := backstay.Call{Step: drivertest.NewTrial(t, f).Step, Secrets: f.Request.Secrets}
+	for order, want := range map[string]int{"mail": 0, "nick": 1} {
+		using, err := migration.New().Rehearse(t.Context(), call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.exec(t, "ALTER TABLE users MODIFY COLUMN nick varchar(40) AFTER id", "ALTER TABLE users MODIFY COLUMN "+order+" varchar(40) AFTER id")
+		got, err := using.End(t.Context())
+		if err != nil || len(got.Differs) != want {
+			t.Errorf("%s first: %v, %q", order, err, got.Differs)
+		}
+		p.exec(t, "ALTER TABLE users MODIFY COLUMN mail varchar(40) AFTER id")
+	}
+}
