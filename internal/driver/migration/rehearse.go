@@ -60,21 +60,27 @@ func (r *rehearsal) end(ctx context.Context) (out backstay.Rehearsed, err error)
 	for _, line := range lacking(after, r.before) {
 		out.Differs = append(out.Differs, "new: "+line)
 	}
-	if i := slices.IndexFunc(after, moved(r.before)); i >= 0 && len(out.Differs) == 0 {
-		out.Differs = append(out.Differs, "at another place: "+after[i])
+	if line := moved(r.before, after); line != "" && len(out.Differs) == 0 {
+		out.Differs = append(out.Differs, "at another place: "+line)
 	}
 	return out, nil
 }
 
-// moved reports, line after line, whether another one stood there: columns in another
-// order are another table.
-func moved(before []string) func(string) bool {
-	i := -1
-	return func(line string) bool {
-		i++
-		return i >= len(before) || before[i] != line
+// moved is the first line that stands at another place than before; empty: none does.
+// Columns in another order are another table, since rows are inserted by it; keys are not.
+func moved(before, after []string) string {
+	is := func(line string) bool { return keyed.MatchString(line) }
+	before, after = slices.DeleteFunc(slices.Clone(before), is), slices.DeleteFunc(slices.Clone(after), is)
+	for i, line := range after {
+		if i >= len(before) || before[i] != line {
+			return line
+		}
 	}
+	return ""
 }
+
+// keyed are the lines of MariaDB's and MySQL's tables that name no column first.
+var keyed = regexp.MustCompile("^ *(?:(?:UNIQUE |FULLTEXT |SPATIAL )?KEY|CONSTRAINT) ")
 
 // lacking are the lines of the first that the second has not as often.
 func lacking(first, second []string) []string {
@@ -155,7 +161,7 @@ func (r *rehearsal) dumped(ctx context.Context, s *session.Session) (lines []str
 		return nil, fmt.Errorf("look at the schema: %w", err)
 	}
 	for line := range strings.Lines(string(text)) {
-		line = strings.TrimRight(line, "\n")
+		line = strings.TrimRight(line, "\n,") // the last of a table has no comma, whichever it is
 		switch {
 		case line == "", strings.HasPrefix(line, "--"), strings.HasPrefix(line, `\restrict `), strings.HasPrefix(line, `\unrestrict `):
 		default:
