@@ -153,12 +153,8 @@ func (s *scratch) make(ctx context.Context, table string, versions bool) error {
 		if err != nil {
 			return fmt.Errorf("make a scratch database: %w", err)
 		}
-		within := mysql.Within(string(text), s.databases[len(s.databases)-1])
-		if what := mysql.Leads(within, s.databases); what != "" {
+		if what := mysql.Leads(string(text), s.databases); what != "" {
 			return fmt.Errorf("its schema has %s, and would act there from a scratch database", what)
-		}
-		if err := os.WriteFile(schema.File, []byte(within), 0o600); err != nil {
-			return fmt.Errorf("make a scratch database: %w", err)
 		}
 	}
 	made, remove, err := s.loaded(ctx)

@@ -115,7 +115,10 @@ func (h Host) Dump(ctx context.Context, dialect string, d Dump) error {
 		if d.Table != "" {
 			argv = append(argv, strings.Trim(d.Table, "`"))
 		}
-		return h.run(ctx, what, argv, map[string]string{"MYSQL_PWD": client.Password})
+		if err := h.run(ctx, what, argv, map[string]string{"MYSQL_PWD": client.Password}); err != nil {
+			return err
+		}
+		return within(d.File, client.Database)
 	}
 	address, env, err := apart(d.URL)
 	if err != nil {

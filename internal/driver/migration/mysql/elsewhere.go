@@ -110,10 +110,3 @@ func Leads(dump string, databases []string) string {
 	}
 	return ""
 }
-
-// Within takes the name out of what a dump says of the database itself: the programs
-// set its character set around what was made under another one. Without a name it is
-// the database that the dump is loaded into.
-func Within(dump, database string) string {
-	return strings.ReplaceAll(dump, "\nALTER DATABASE "+quote(database)+" CHARACTER SET ", "\nALTER DATABASE CHARACTER SET ")
-}
