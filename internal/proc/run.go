@@ -342,11 +342,12 @@ func (r *run) sendOrder(ctx context.Context) error {
 	case <-bound.C:
 		return ErrNotSupervised
 	}
+	now := bootTime() // ahead of the look: what passes between them is the lease's
 	left, err := backstay.LeaseLeft(ctx)
 	if err != nil {
 		return fmt.Errorf("run %s: %w", r.command.name(), err)
 	}
-	if now := bootTime(); left < math.MaxInt64-now {
+	if left < math.MaxInt64-now {
 		r.order.NotAfter = now + left
 	}
 	if err := r.control.SetWriteDeadline(time.Now().Add(handshakeBound)); err != nil {

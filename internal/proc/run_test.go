@@ -319,6 +319,28 @@ func TestRunStartsNothingAfterTheLease(t *testing.T) {
 	}
 }
 
+// A caller that was stopped after its look at the lease orders by what it saw then.
+func TestRunOrdersByTheTimeOfItsLook(t *testing.T) {
+	t.Parallel()
+	c := script(t, "echo there > started")
+	lapsed, looks := errors.New("lapsed"), 0
+	ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) {
+		if looks++; looks > 1 {
+			return 0, lapsed
+		}
+		const left = 50 * time.Millisecond
+		<-time.After(2 * left) // stopped, until after the lease
+		return left, nil
+	})
+	if _, err := Run(ctx, c); !errors.Is(err, lapsed) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(c.Dir, "started")); err == nil {
+		t.Error("the command was started")
+	}
+	noneLeft(t, c.Token)
+}
+
 func TestRunSurvivesItsSupervisorsDeath(t *testing.T) {
 	t.Parallel()
 	c := script(t, "echo $$ > main; setsid sh -c 'echo $$ > forked; while :; do sleep 0.01; done' >/dev/null 2>&1 & while :; do sleep 0.01; done")
