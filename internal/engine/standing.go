@@ -67,7 +67,7 @@ func (e *Engine) standing(ctx context.Context, environment, without string, step
 	}
 	for release := range named {
 		err := r.walk(ctx, ledger.Filter{Release: release}, func(d ledger.Deployment, p *plan.Plan) bool {
-			if !p.Versioned() {
+			if !p.Brings() {
 				return false
 			}
 			s.Live[release] = append(s.Live[release], plan.Live{Version: d.Version, Deployment: d.Name})
@@ -102,7 +102,7 @@ type standings struct {
 
 // walk gives tell the deployments that may be in effect, newest first, until it
 // took one that certainly is. One that is not settled, or is held, may go either
-// way: what was before it is given too.
+// way: what was before it is given too, and it is given behind any other.
 func (r standings) walk(ctx context.Context, f ledger.Filter, tell func(ledger.Deployment, *plan.Plan) bool) error {
 	f.Limit = everything
 	f.States = []backstay.State{
@@ -113,16 +113,18 @@ func (r standings) walk(ctx context.Context, f ledger.Filter, tell func(ledger.D
 	if err != nil {
 		return fmt.Errorf("list deployments: %w", err)
 	}
-	back, doubtful := map[string]bool{}, map[string]bool{}
+	back, doubtful, certain := map[string]bool{}, map[string]bool{}, false
 	for _, d := range all {
 		switch {
 		case d.ID == r.without || d.Environment != r.environment || back[d.ID]:
 			continue
-		case d.Reverts != "" && d.State == backstay.Proven:
+		case d.Reverts != "" && d.State == backstay.Proven && !doubtful[d.ID]:
 			back[d.Reverts] = true
 			continue
 		case d.Reverts != "":
 			doubtful[d.Reverts] = true
+			continue
+		case certain && (d.State == backstay.Proven || d.State == backstay.Closed):
 			continue
 		}
 		p, err := r.plan(ctx, d)
@@ -130,7 +132,7 @@ func (r standings) walk(ctx context.Context, f ledger.Filter, tell func(ledger.D
 			return err
 		}
 		if tell(d, p) && d.State == backstay.Proven && !doubtful[d.ID] {
-			return nil
+			certain = true
 		}
 	}
 	return nil

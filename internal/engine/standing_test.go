@@ -58,6 +58,12 @@ func (b *bench) try(p *plan.Plan) string {
 // takeBack reverts a proven deployment.
 func (b *bench) takeBack(name string) string {
 	b.t.Helper()
+	return b.try(b.revertOf(name))
+}
+
+// revertOf is the plan that takes a proven deployment back.
+func (b *bench) revertOf(name string) *plan.Plan {
+	b.t.Helper()
 	all, err := b.store.List(b.t.Context(), ledger.Filter{Limit: 1000})
 	if err != nil {
 		b.t.Fatal(err)
@@ -74,10 +80,10 @@ func (b *bench) takeBack(name string) string {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		return b.try(p)
+		return p
 	}
 	b.t.Fatalf("no deployment %s", name)
-	return ""
+	return nil
 }
 
 // Which ranges are in force, and what is live, follows from the deployments that
@@ -108,6 +114,10 @@ func TestCompatibilityFollowsTheLedger(t *testing.T) {
 	step("rollback of shop 2 now", b.takeBack("shop#2"), proven)
 	step("a schema that says nothing", b.try(versioned("db", "3", schema(""))), proven)
 	step("shop 9", b.try(versioned("shop", "9", service())), proven)
+
+	// A plan on databases alone brings no version: what ran before it runs on.
+	step("a schema of the shop's own", b.try(versioned("shop", "10", schema(">= 9"))), proven)
+	step("db 4", b.try(versioned("db", "4", schema(">= 10"))), refused+"version 9 of shop is outside of >= 10, and it is live")
 
 	// Another environment has schemas and versions of its own.
 	other := versioned("db", "4", schema("< 1"))
@@ -142,6 +152,67 @@ func TestUnsettledDeploymentsStandBothWays(t *testing.T) {
 	}
 	if got := b.try(versioned("shop", "3", service())); got != string(backstay.Proven) {
 		t.Error(got)
+	}
+}
+
+// A rollback that is being taken back may go either way, and so may what it took back.
+func TestRollbackTakenBackStandsBothWays(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newWorld(nil))
+	for _, p := range []*plan.Plan{versioned("db", "1", schema(">= 1, < 3")), versioned("shop", "2", service()), versioned("db", "2", schema(">= 2"))} {
+		if got := b.try(p); got != string(backstay.Proven) {
+			t.Fatal(got)
+		}
+	}
+	if got := b.takeBack("db#2"); got != string(backstay.Proven) {
+		t.Fatal(got)
+	}
+	p := b.revertOf("db#3") // the rollback
+	p.Steps[0].Needs = []string{"ok"}
+	p.Steps = append([]backstay.Step{approval("ok", time.Hour)}, p.Steps...)
+	for i := range p.Steps {
+		p.Steps[i].Seq = i + 1
+	}
+	id := newID(t)
+	whenHolding(t, b, id, func() {
+		for version, want := range map[string]string{"1": ">= 2", "3": ">= 1, < 3"} {
+			_, err := b.eng.Deploy(t.Context(), engine.Start{ID: newID(t), Plan: versioned("shop", version, service())})
+			if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("version %s of shop is outside of %s: ", version, want)) {
+				t.Errorf("version %s: got %v, want it outside of %s", version, err, want)
+			}
+		}
+		approve(t, b, id, p)
+	})
+	if sum := b.deployBy(p, id); sum.State != backstay.Proven {
+		t.Fatalf("got state %s", sum.State)
+	}
+	if got := b.try(versioned("shop", "3", service())); got != string(backstay.Proven) {
+		t.Error(got)
+	}
+}
+
+// One that is not settled stands, though a newer one of its release on other
+// resources was proven meanwhile.
+func TestUnsettledBehindProvenStands(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newWorld(nil))
+	p := versioned("shop", "1", service(), approval("ok", time.Hour))
+	id := newID(t)
+	whenHolding(t, b, id, func() {
+		worker := set("worker")
+		worker.Kind = "service"
+		sum, err := b.eng.Deploy(t.Context(), engine.Start{ID: newID(t), Plan: versioned("shop", "2", worker)})
+		if err != nil || sum.State != backstay.Proven {
+			t.Errorf("shop 2: %v, state %s", err, sum.State)
+		}
+		_, err = b.eng.Deploy(t.Context(), engine.Start{ID: newID(t), Plan: versioned("db", "1", schema(">= 2"))})
+		if err == nil || !strings.Contains(err.Error(), "version 1 of shop is outside of >= 2, and it is live (shop#1)") {
+			t.Errorf("got %v", err)
+		}
+		approve(t, b, id, p)
+	})
+	if sum := b.deployBy(p, id); sum.State != backstay.Proven {
+		t.Fatalf("got state %s", sum.State)
 	}
 }
 

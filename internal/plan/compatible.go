@@ -38,6 +38,10 @@ func (p *Plan) Versioned() bool {
 	return p.Reverts == "" && p.Mitigation == nil && slices.ContainsFunc(p.Steps, func(s backstay.Step) bool { return s.Reverts == nil })
 }
 
+// Brings reports whether its release's version runs after the plan: it is brought by
+// what acts on something else than databases.
+func (p *Plan) Brings() bool { return p.Versioned() && len(p.movers()) > 0 }
+
 // outside says why a version is not in a range of a release; empty where it is. A
 // version ahead of a release (2.0.0-rc.1) counts as that release.
 func outside(release, version, text string) string {
