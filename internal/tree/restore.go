@@ -166,11 +166,8 @@ func gone(err error) bool {
 
 // allow asks the context, the lease and the guard right before a change.
 func (r *restorer) allow(part string, now *Entry) error {
-	if err := r.ctx.Err(); err != nil {
-		return err //nolint:wrapcheck // callers compare it
-	}
-	if _, err := backstay.LeaseLeft(r.ctx); err != nil {
-		return err //nolint:wrapcheck // says what and where already
+	if err := r.leased(); err != nil {
+		return err
 	}
 	if r.opts.Guard != nil {
 		var value json.RawMessage
@@ -180,6 +177,15 @@ func (r *restorer) allow(part string, now *Entry) error {
 		return r.opts.Guard(part, value)
 	}
 	return nil
+}
+
+// leased asks the context and the lease.
+func (r *restorer) leased() error {
+	if err := r.ctx.Err(); err != nil {
+		return err //nolint:wrapcheck // callers compare it
+	}
+	_, err := backstay.LeaseLeft(r.ctx)
+	return err //nolint:wrapcheck // says what and where already
 }
 
 // clear removes what target does not have, and what stands in the way because
@@ -291,6 +297,9 @@ func (r *restorer) createDir(dir *durable.Dir, name, part string) error {
 	}
 	// Work inside needs access; finishDir sets the wanted mode in the end.
 	if os.Geteuid() != 0 && modeOf(st)&0o700 != 0o700 {
+		if err := r.leased(); err != nil {
+			return err
+		}
 		if err := unix.Fchmodat(dir.FD(), name, modeOf(st)&0o7777|0o700, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return &fs.PathError{Op: "set mode", Path: dir.Join(name), Err: err}
 		}
@@ -387,81 +396,6 @@ func (r *restorer) link(part string) error {
 			return dir.Link(from, first, name)
 		})
 	})
-}
-
-// finishDir gives a wanted directory its attributes.
-func (r *restorer) finishDir(part string) error {
-	want, wanted := r.want[part]
-	if !wanted || want.Type != Dir {
-		return nil
-	}
-	return r.inside(part, func(dir *durable.Dir) error {
-		st, err := dir.Lstat(".")
-		if err != nil {
-			return err
-		}
-		now := entryOf(st)
-		if now.Xattrs, err = readXattrs(dir.FD()); err != nil {
-			return err
-		}
-		if want.same(now) {
-			return nil
-		}
-		if err := setAttributes(dir.FD(), want); err != nil {
-			return err
-		}
-		return setMTime(dir, ".", want)
-	})
-}
-
-// finishTouched gives a directory that is no named part the time back that the
-// restore of its parts changed: the wanted one when it again holds what it
-// should, else the one it had.
-func (r *restorer) finishTouched(part string) error {
-	err := r.inside(part, func(dir *durable.Dir) error {
-		at := r.touched[part]
-		want := r.want[part]
-		if want.Type == Dir && want.MTime != "" && r.complete(dir, part) {
-			var err error
-			if at, err = want.mtime(); err != nil {
-				return err
-			}
-		}
-		st, err := dir.Lstat(".")
-		if err != nil || mtimeOf(st).Equal(at) {
-			return err
-		}
-		return dir.SetMTime(".", at)
-	})
-	if gone(err) {
-		return nil
-	}
-	return err
-}
-
-// complete reports whether the directory holds exactly the names of the target.
-func (r *restorer) complete(dir *durable.Dir, part string) bool {
-	wanted := 0
-	for p := range r.want {
-		if p != "" && parentPart(p) == part {
-			wanted++
-		}
-	}
-	names, err := dir.Names(wanted + 100)
-	if err != nil {
-		return false
-	}
-	found := 0
-	for _, name := range names {
-		if durable.IsTemp(name) {
-			continue
-		}
-		if _, ok := r.want[joinPart(part, Escape(name))]; !ok {
-			return false
-		}
-		found++
-	}
-	return found == wanted
 }
 
 // syncDirs makes all renames, removals and attributes durable.

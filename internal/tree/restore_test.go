@@ -269,7 +269,7 @@ func TestRestoreChangesNothingAfterTheLease(t *testing.T) {
 	lapsed := errors.New("lapsed")
 	looks := 0
 	ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) {
-		if looks++; looks > 1 {
+		if looks++; looks > 2 { // one file takes two
 			return 0, lapsed
 		}
 		return time.Second, nil
@@ -281,6 +281,25 @@ func TestRestoreChangesNothingAfterTheLease(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != want {
 			t.Errorf("%s holds %q (%v), want %q", name, got, err, want)
 		}
+	}
+}
+
+// The attributes of a directory, which come last, are a change too.
+func TestRestoreLeavesDirectoriesAfterTheLease(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join(t.TempDir(), "key")
+	write(t, root+"/sub/file", "same")
+	blobs := drivertest.NewBlobs()
+	mustDo(t, os.Chmod(root+"/sub", 0o700))
+	before := capture(t, root, blobs)
+	mustDo(t, os.Chmod(root+"/sub", 0o755))
+	lapsed := errors.New("lapsed")
+	ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) { return 0, lapsed })
+	if err := tree.Restore(ctx, root, before, []string{"sub"}, blobs); !errors.Is(err, lapsed) {
+		t.Errorf("got %v", err)
+	}
+	if info, err := os.Stat(root + "/sub"); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the directory's mode is %v (%v), want it left", info.Mode(), err)
 	}
 }
 

@@ -84,8 +84,8 @@ func (r *restorer) adjust(dir *durable.Dir, name, part string, want Entry, now *
 
 // replace writes the wanted file beside name and renames it over.
 func (r *restorer) replace(dir *durable.Dir, name, part string, want Entry, now *Entry) (err error) {
-	if err := r.ctx.Err(); err != nil {
-		return err //nolint:wrapcheck // callers compare it
+	if err := r.leased(); err != nil {
+		return err // even the new file beside it changes the directory's time
 	}
 	p, err := dir.Create(name)
 	if err != nil {
