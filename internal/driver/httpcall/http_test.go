@@ -247,6 +247,26 @@ func TestConnectionErrors(t *testing.T) {
 	}
 }
 
+// A process that was stopped while it connected wakes after its lease.
+func TestNothingIsSentAfterTheLease(t *testing.T) {
+	t.Parallel()
+	f := newFlags(t)
+	tr := drivertest.NewTrial(t, drivertest.Fixture{Kind: New(), Request: stepRequest(f.config())})
+	lapsed, looks := errors.New("lapsed"), 0
+	ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) {
+		if looks++; looks > 1 {
+			return 0, lapsed
+		}
+		return time.Second, nil
+	})
+	if err := tr.Do(ctx); !errors.Is(err, lapsed) {
+		t.Errorf("got %v", err)
+	}
+	if got := f.read(t)["value"]; got != "off" {
+		t.Errorf("the value is %q: the request was sent", got)
+	}
+}
+
 func TestSlowAnswersAreCut(t *testing.T) {
 	t.Parallel()
 	drip := func(w http.ResponseWriter, r *http.Request) {
@@ -368,7 +388,7 @@ func TestGuard(t *testing.T) {
 	t.Run("allowed", func(t *testing.T) {
 		t.Parallel()
 		r := request{LinkLocal: true}
-		tr, ok := r.client().Transport.(*http.Transport)
+		tr, ok := r.client(t.Context()).Transport.(*http.Transport)
 		if !ok || tr.Proxy != nil {
 			t.Fatalf("transport %v", tr)
 		}

@@ -108,7 +108,7 @@ func (r request) send(ctx context.Context, call backstay.Call, repeatable bool) 
 	if _, err := backstay.LeaseLeft(ctx); err != nil {
 		return answer{}, r.fail(backstay.Permanent, err, "")
 	}
-	resp, err := r.client().Do(req)
+	resp, err := r.client(ctx).Do(req)
 	a := answer{values: values}
 	if err == nil {
 		a.status = resp.StatusCode
@@ -123,6 +123,9 @@ func (r request) send(ctx context.Context, call backstay.Call, repeatable bool) 
 	}
 	if ctx.Err() != nil {
 		return a, r.fail(backstay.Permanent, ending(ctx), "")
+	}
+	if _, lapsed := backstay.LeaseLeft(ctx); lapsed != nil {
+		return a, r.fail(backstay.Permanent, lapsed, "")
 	}
 	return a, r.classify(bounded, err, connected.Load(), repeatable)
 }
@@ -223,19 +226,41 @@ func (r request) build(ctx context.Context, call backstay.Call) (*http.Request, 
 	return req, values, nil
 }
 
-// client is good for one request.
-func (r request) client() *http.Client {
+// client is good for one request, of ctx.
+func (r request) client(ctx context.Context) *http.Client {
 	dialer := &net.Dialer{}
 	if !r.LinkLocal {
 		dialer.Control = guard
 	}
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext: dialer.DialContext, DisableKeepAlives: true, DisableCompression: true,
+			DialContext: func(dial context.Context, network, address string) (net.Conn, error) {
+				conn, err := dialer.DialContext(dial, network, address)
+				if err != nil {
+					return nil, err //nolint:wrapcheck // classify says what it means
+				}
+				return leased{conn, ctx}, nil
+			},
+			DisableKeepAlives: true, DisableCompression: true,
 			MaxResponseHeaderBytes: maxHeaders, ForceAttemptHTTP2: true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// leased asks for the lease before each write: names are looked up and connections
+// made meanwhile, and a process can be stopped at that.
+type leased struct {
+	net.Conn
+	ctx context.Context //nolint:containedctx // lives for one request
+}
+
+// Write writes while there is a lease.
+func (c leased) Write(p []byte) (int, error) {
+	if _, err := backstay.LeaseLeft(c.ctx); err != nil {
+		return 0, err //nolint:wrapcheck // says what and where already
+	}
+	return c.Conn.Write(p) //nolint:wrapcheck // net's errors say what they did
 }
 
 // guardError says that an address was refused before a connection was made.
