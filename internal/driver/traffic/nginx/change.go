@@ -166,9 +166,15 @@ func (r *Router) install(ctx context.Context, d *detail, text string) error {
 		return err
 	}
 	for _, command := range [][]string{r.c.Test, r.c.Reload} {
-		if err := run(ctx, command, r.takes()); err != nil {
-			return errors.Join(err, write(d.text))
+		err := run(ctx, command, r.takes())
+		if err == nil {
+			continue
 		}
+		// Also where ctx has ended; but without the lease what is written may be another's.
+		if _, lapsed := backstay.LeaseLeft(context.WithoutCancel(ctx)); lapsed != nil {
+			return errors.Join(err, lapsed)
+		}
+		return errors.Join(err, write(d.text))
 	}
 	return nil
 }
