@@ -89,6 +89,7 @@ func Run(t *testing.T, s Suite) {
 		{"do half done is undone", testHalfDone},
 		{"undo half done is finished", testHalfUndone},
 		{"do with an ended context changes nothing", testCancelled},
+		{"acts after the lease change nothing", testLapsed},
 		{"observe is honest", testObserve},
 		{"observe notices outsiders", testMutations},
 		{"secrets stay out", testSecrets},
@@ -276,6 +277,40 @@ func testCancelled(t *testing.T, s Suite) {
 		t.Errorf("Do with an ended context changed the world (-before +after):\n%s", diff)
 	}
 	noLeftovers(t, f, "a do with an ended context")
+}
+
+// testLapsed lets a step that no target fences act in a process that was stopped
+// until after its lease: nothing has ended its context yet.
+func testLapsed(t *testing.T, s Suite) {
+	f := s.New(t)
+	tr := beginWith(t, f)
+	if tr.Step.Fence != backstay.Leased {
+		return
+	}
+	lapsed := errors.New("lapsed")
+	ctx := backstay.WithLease(t.Context(), func() (time.Duration, error) { return 0, lapsed })
+	acts := []struct {
+		name string
+		act  func() error
+	}{{"do", func() error { return tr.Do(ctx) }}, {"undo", func() error { return tr.Undo(t, ctx) }}}
+	if !tr.Step.HasUndo {
+		acts = acts[:1]
+	}
+	for _, a := range acts {
+		if a.name == "undo" {
+			mustDo(t, tr)
+			tr.After = tr.Observe(t, false)
+		}
+		revive(t, f)
+		before := f.World(t)
+		err := a.act()
+		if diff := cmp.Diff(before, f.World(t)); diff != "" {
+			t.Errorf("%s after the lease changed the world (-before +after):\n%s", a.name, diff)
+		} else if err != nil && !errors.Is(err, lapsed) {
+			t.Errorf("%s after the lease returned %v, want the lease's error", a.name, err)
+		}
+		noLeftovers(t, f, a.name+" after the lease")
+	}
 }
 
 func testObserve(t *testing.T, s Suite) {

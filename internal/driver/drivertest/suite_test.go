@@ -44,7 +44,7 @@ func (n note) Prepare(_ context.Context, req backstay.Request) (backstay.Prepare
 	}
 	return backstay.Prepared{
 		Kind: "note", Body: backstay.Canonical(map[string]string{"secret": secret}), Keys: []backstay.Key{noteKey},
-		Class: backstay.Exact, Effect: backstay.Idempotent, Fence: backstay.Fenced, Restorable: true, HasUndo: true,
+		Class: backstay.Exact, Effect: backstay.Idempotent, Fence: backstay.Leased, Window: 1, Restorable: true, HasUndo: true,
 		Want: want, Timeout: 1, UndoTimeout: 1, Summary: "write a note",
 	}, nil
 }
@@ -96,6 +96,11 @@ func (n note) Do(ctx context.Context, call backstay.Call) (backstay.Result, erro
 	if n.bug != "do ignores the context" && ctx.Err() != nil {
 		return backstay.Result{}, ctx.Err()
 	}
+	if n.bug != "do ignores the lease" && n.bug != "do ignores the context" {
+		if _, err := backstay.LeaseLeft(ctx); err != nil {
+			return backstay.Result{}, err
+		}
+	}
 	content := "new"
 	if n.bug == "do accumulates" {
 		files, err := n.read()
@@ -131,6 +136,9 @@ func (n note) Undo(ctx context.Context, call backstay.Call) (backstay.Result, er
 	for _, part := range call.Restore[noteKey] {
 		if ctx.Err() != nil {
 			return backstay.Result{}, ctx.Err()
+		}
+		if _, err := backstay.LeaseLeft(ctx); err != nil && n.bug != "undo ignores the lease" {
+			return backstay.Result{}, err
 		}
 		raw, ok := call.Before[noteKey].Parts[part]
 		if !ok {
@@ -213,6 +221,8 @@ func TestRunCatches(t *testing.T) {
 		"do accumulates":             "do twice is do once",
 		"do leaves something":        "do reaches what was wanted",
 		"do ignores the context":     "do with an ended context changes nothing",
+		"do ignores the lease":       "acts after the lease change nothing",
+		"undo ignores the lease":     "acts after the lease change nothing",
 		"undo does nothing":          "undo restores",
 		"undo once only":             "undo twice is undo once",
 		"undo needs both":            "do half done is undone",

@@ -144,6 +144,9 @@ func (p pieces) alone(ctx context.Context, i int, st sqltext.Statement, mark dat
 		}
 		return nil
 	}
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return errors.Join(err, release()) // whoever goes on looks how far it came
+	}
 	_, err = p.conn.ExecContext(ctx, st.Text)
 	released := release()
 	if err != nil {

@@ -146,7 +146,7 @@ func (d *Driver) Do(ctx context.Context, call backstay.Call) (backstay.Result, e
 	}
 	s := b.store(call.DataDir)
 	if b.Retire {
-		return d.retire(s)
+		return d.retire(ctx, s)
 	}
 	cur, err := s.current()
 	if err != nil {
@@ -179,8 +179,8 @@ func (d *Driver) Do(ctx context.Context, call backstay.Call) (backstay.Result, e
 
 // retire makes no instance of a side current. They run on until the deployment
 // is proven: going back needs them warm.
-func (d *Driver) retire(s store) (backstay.Result, error) {
-	return backstay.Result{}, s.clearCurrent()
+func (d *Driver) retire(ctx context.Context, s store) (backstay.Result, error) {
+	return backstay.Result{}, s.clearCurrent(ctx)
 }
 
 // Undo makes the instances of before current again and stops the new ones.
@@ -213,7 +213,7 @@ func (d *Driver) restore(ctx context.Context, call backstay.Call, s store, targe
 		return backstay.Result{}, err
 	}
 	if !present {
-		return backstay.Result{}, s.clearCurrent()
+		return backstay.Result{}, s.clearCurrent(ctx)
 	}
 	cur, err := s.current()
 	if err != nil {

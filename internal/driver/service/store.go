@@ -172,13 +172,19 @@ func (s store) setCurrent(ctx context.Context, l *live) error {
 			l.Endpoints = append(l.Endpoints, address(i.Port))
 		}
 	}
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return fmt.Errorf("make instances of service %s current: %w", s.name, err)
+	}
 	if err := s.write("current", backstay.Canonical(l)); err != nil {
 		return fmt.Errorf("make instances of service %s current: %w", s.name, err)
 	}
 	return nil
 }
 
-func (s store) clearCurrent() error {
+func (s store) clearCurrent(ctx context.Context) error {
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return fmt.Errorf("make no instance of service %s current: %w", s.name, err)
+	}
 	if err := durable.RemoveAll(filepath.Join(s.dir, "current")); err != nil {
 		return fmt.Errorf("make no instance of service %s current: %w", s.name, err)
 	}
@@ -305,6 +311,10 @@ func (s store) stop(ctx context.Context, call backstay.Call, drain time.Duration
 		if was[n] = "ended"; !i.Alive() {
 			was[n] = "cleaned up after the dead"
 		}
+	}
+	// What is current by now, and what runs for it, may be another's.
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return fmt.Errorf("stop instances of service %s: %w", s.name, err)
 	}
 	if err := s.end(ctx, drain, victims); err != nil {
 		return err

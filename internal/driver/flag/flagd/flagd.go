@@ -280,8 +280,8 @@ func (s *Store) Write(ctx context.Context, from store.Flag, to backstay.Resource
 	if err := errors.Join(next.File().Chmod(info.Mode().Perm()), giveBack(next.File(), info)); err != nil {
 		return "", fmt.Errorf("write flags: %w", err)
 	}
-	if err := ctx.Err(); err != nil {
-		return "", context.Cause(ctx)
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return "", fmt.Errorf("write flags: %w", err)
 	}
 	if err := errors.Join(next.Commit(), dir.SyncEntries()); err != nil {
 		return "", fmt.Errorf("write flags: %w", err)

@@ -77,6 +77,9 @@ func (a *API) once(ctx context.Context, method, path, contentType string, data [
 		return 0, context.Cause(ctx)
 	}
 	if method != http.MethodGet {
+		if _, err := backstay.LeaseLeft(ctx); err != nil {
+			return 0, a.fail(backstay.Permanent, err, backstay.HintOf(err))
+		}
 		// A write that was sent is waited for: what is left on its way could still
 		// land after its undo. The client's own timeout bounds it.
 		ctx = context.WithoutCancel(ctx)

@@ -127,9 +127,12 @@ func (o Own) Ensure(ctx context.Context, q Querier) error {
 }
 
 // Fence makes sure that nobody newer acted for this deployment, and that
-// nobody older will. Within a transaction the row stays locked until its end.
+// nobody older will; what is not a transaction has no more than the lease then. Within a transaction the row stays locked until its end.
 func (o Own) Fence(ctx context.Context, q Querier) error {
 	fail := func(err error) error { return fmt.Errorf("check the fence: %w", o.d.Classify(err)) }
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return fmt.Errorf("check the fence: %w", err)
+	}
 	var generation, epoch int64
 	err := q.QueryRowContext(ctx, o.d.Bind("SELECT generation, epoch FROM "+fenceTable+" WHERE deployment = ?"), o.deployment).Scan(&generation, &epoch)
 	switch {

@@ -119,7 +119,7 @@ func (d *dump) take(ctx context.Context) (note string, err error) {
 	}
 	part := d.base() + ".part"
 	defer func() {
-		if err != nil {
+		if _, lapsed := backstay.LeaseLeft(context.WithoutCancel(ctx)); err != nil && lapsed == nil { // else it may be another's
 			err = errors.Join(err, durable.RemoveAll(part)) // it holds rows
 		}
 	}()
@@ -153,6 +153,9 @@ func (d *dump) take(ctx context.Context) (note string, err error) {
 	}
 	if err := durable.SyncTree(part); err != nil {
 		return "", err //nolint:wrapcheck // says what it did
+	}
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return "", fmt.Errorf("give the dump its name: %w", err)
 	}
 	if err := durable.Rename(part, m.File); err != nil {
 		return "", err //nolint:wrapcheck // says what it did
@@ -189,7 +192,10 @@ func private(path string) error {
 }
 
 // remove removes this deployment's dump, whole or not.
-func (d *dump) remove(context.Context) (note string, err error) {
+func (d *dump) remove(ctx context.Context) (note string, err error) {
+	if _, err := backstay.LeaseLeft(ctx); err != nil {
+		return "", fmt.Errorf("remove the dump: %w", err)
+	}
 	for _, end := range []string{".json", ".dump", ".part"} {
 		if err := durable.RemoveAll(d.base() + end); err != nil {
 			return "", err //nolint:wrapcheck // says what it did

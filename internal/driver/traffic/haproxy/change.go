@@ -317,6 +317,9 @@ func (r *Router) tell(ctx context.Context, commands []string) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("tell HAProxy: %w", ctx.Err())
 		}
+		if _, err := backstay.LeaseLeft(ctx); err != nil {
+			return fmt.Errorf("tell HAProxy: %w", err)
+		}
 		text, err := r.ask(ctx, batch...)
 		if err != nil {
 			return err
