@@ -102,7 +102,7 @@ func TestStartDetached(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := Command{
-		Argv: []string{"sh", "-c", `trap '' TERM; echo "$A"; (setsid sleep 1000 &); (env -i setsid sleep 1001 &) ; sleep 1002 & cat; echo $$ > pid; wait`},
+		Argv: []string{"sh", "-c", `trap '' TERM; echo "$A"; (setsid sleep 1000 &); (env -i setsid sleep 20 &) ; sleep 1002 & cat; echo $$ > pid; wait`},
 		Env:  map[string]string{"A": "a"}, Dir: dir, Token: Token{Deployment: newRunName(), Step: "s"}, Run: newRunName(),
 	}
 	p, err := StartDetached(c, log)
