@@ -127,7 +127,8 @@ func (o Own) Ensure(ctx context.Context, q Querier) error {
 }
 
 // Fence makes sure that nobody newer acted for this deployment, and that
-// nobody older will; what is not a transaction has no more than the lease then. Within a transaction the row stays locked until its end.
+// nobody older will. Within a transaction the row stays locked until its end;
+// elsewhere there is the lease, which is asked first.
 func (o Own) Fence(ctx context.Context, q Querier) error {
 	fail := func(err error) error { return fmt.Errorf("check the fence: %w", o.d.Classify(err)) }
 	if _, err := backstay.LeaseLeft(ctx); err != nil {
