@@ -136,7 +136,7 @@ shows &
 showing=$!
 phase "every single fault" go test -count=1 -timeout "$(left)s" ./internal/sim -run '^TestDepth1$' -sim.full -sim.memory -sim.report "$PWD/bin/sim"
 # The night plays every one of them on the real ledger.
-phase "the simulator, and every fourth fault on the real ledger" go test -count=1 -timeout "$(left)s" ./internal/sim -skip '^Test(Depth2|Schedules)$' -sim.stride 4
+phase "the simulator, and every twelfth fault on the real ledger" go test -count=1 -timeout "$(left)s" ./internal/sim -skip '^Test(Depth2|Schedules)$' -sim.stride 12
 phase "drill, disks and statistics" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./internal/drill ./internal/sim/disk ./internal/sim/stats
 phase "sessions on PostgreSQL" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScriptsOnPostgres$'
 phase "sessions that drill" env BACKSTAY_REAL="$real" go test -count=1 -timeout "$(left)s" ./cmd/backstay -run '^TestScripts$/drill|^TestDrillDatabases$' -long
