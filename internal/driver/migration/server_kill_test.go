@@ -62,9 +62,6 @@ func (l lab) serverKilled(t *testing.T, make func(testing.TB) place, undo bool, 
 	for i := range all {
 		all[i] = l.victim(t, make(t), undo)
 	}
-	for _, v := range all {
-		v.stop = v.place.writer(t)
-	}
 	kill := sync.OnceFunc(func() { all[0].place.kill(t) })
 	killed, watched := leadTo(t, all[0], n, after, kill)
 	var acts sync.WaitGroup
@@ -135,6 +132,7 @@ func (l lab) victim(t *testing.T, p place, undo bool) *victim {
 		}
 		v.trial.After = v.trial.Observe(t, false)
 	}
+	v.stop = p.writer(t)
 	return v
 }
 
