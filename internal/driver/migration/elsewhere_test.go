@@ -16,6 +16,9 @@ import (
 	"github.com/backstay-dev/backstay/internal/driver/migration/mysql"
 )
 
+// database is the name of the place's own on MariaDB's server.
+func (p place) database() string { return p.dsn[strings.LastIndexByte(p.dsn, '/')+1:] }
+
 // On MariaDB a statement that names a database acts there, from a scratch database
 // too: neither verify nor a drill runs it.
 func TestScratchReachesNoOtherDatabase(t *testing.T) {
@@ -23,7 +26,7 @@ func TestScratchReachesNoOtherDatabase(t *testing.T) {
 	l := labs()[2]
 	p := l.shared(t)(t)
 	p.exec(t, "CREATE TABLE users (id bigint PRIMARY KEY, mail varchar(40))", "INSERT INTO users VALUES (1, 'ann')")
-	name := p.dsn[strings.LastIndexByte(p.dsn, '/')+1:]
+	name := p.database()
 	name, _, _ = strings.Cut(name, "?")
 	before, rows := p.dump(t), p.world(t, "users")
 	for what, statement := range map[string]string{
@@ -70,7 +73,7 @@ func TestMySQLOutside(t *testing.T) {
 	l := labs()[2]
 	p := l.shared(t)(t)
 	p.exec(t, "CREATE TABLE users (id bigint PRIMARY KEY)", "INSERT INTO users VALUES (1)")
-	name := p.dsn[strings.LastIndexByte(p.dsn, '/')+1:]
+	name := p.database()
 	before, rows := p.dump(t), p.world(t, "users")
 	for _, statement := range []string{
 		"/*!40000 DROP DATABASE IF EXISTS `" + name + "`*/;",
@@ -127,7 +130,7 @@ func TestMySQLQualified(t *testing.T) {
 func TestScratchSetsNoCharacterSetElsewhere(t *testing.T) {
 	t.Parallel()
 	p := labs()[2].shared(t)(t)
-	name := p.dsn[strings.LastIndexByte(p.dsn, '/')+1:]
+	name := p.database()
 	p.exec(t, "CREATE TABLE users (id bigint PRIMARY KEY)", "CREATE TRIGGER watch BEFORE INSERT ON users FOR EACH ROW SET NEW.id = NEW.id + 1", "ALTER DATABASE "+name+" CHARACTER SET utf8mb4",
 		"SET GLOBAL log_output = 'TABLE'", "SET GLOBAL general_log = ON")
 	t.Cleanup(func() { p.exec(t, "SET GLOBAL general_log = OFF", "TRUNCATE mysql.general_log") })
@@ -151,7 +154,7 @@ func TestScratchSetsNoCharacterSetElsewhere(t *testing.T) {
 func TestRebindLooksAtEachStep(t *testing.T) {
 	t.Parallel()
 	p := labs()[2].shared(t)(t)
-	name := p.dsn[strings.LastIndexByte(p.dsn, '/')+1:]
+	name := p.database()
 	p.exec(t, "CREATE TABLE users (id bigint PRIMARY KEY)")
 	step := func(up string) (backstay.Step, drivertest.Fixture) {
 		f := p.fixture(write(t, "1_a.sql", goose(up, "SELECT 1;")), nil)

@@ -34,7 +34,7 @@ type scratch struct {
 	url       string // of the step's own database; may hold a password
 	dir       string // holds the dump
 	dumps     []string
-	databases []string // MariaDB's and MySQL's, which the dump must not name; last the step's own
+	databases []string // MariaDB's and MySQL's, which the dump must not name
 	without   []string // Backstay's own tables, as the dumping program wants them named
 	// template is the database that PostgreSQL copies; empty elsewhere.
 	template string

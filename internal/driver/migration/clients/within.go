@@ -7,7 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
+
+	"github.com/backstay-dev/backstay/internal/driver/migration/mysql"
 )
 
 // within takes the name out of what a dump of MariaDB or MySQL says of its database:
@@ -20,7 +21,7 @@ func within(path, database string) (err error) {
 		return fmt.Errorf("look at the dump: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	name := "`" + strings.ReplaceAll(database, "`", "``") + "`"
+	name := mysql.Dialect{}.Quote(database)
 	line := []byte("ALTER DATABASE " + name + " CHARACTER SET ")
 	in := bufio.NewReaderSize(f, 1<<20)
 	begins := true // of a line; a long one comes in several pieces

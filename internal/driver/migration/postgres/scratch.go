@@ -3,14 +3,11 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/url"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/backstay-dev/backstay"
 	"github.com/backstay-dev/backstay/internal/driver/migration/database"
 )
 
@@ -22,38 +19,11 @@ func (d Dialect) Scratch(ctx context.Context, url string) (scratch string, remov
 // Copy makes a database like another one, which nobody may use meanwhile, on the
 // server of a URL.
 func (d Dialect) Copy(ctx context.Context, url, template string) (scratch string, remove func(context.Context) error, err error) {
-	name := database.ScratchName()
-	if scratch, err = database.WithDatabase(url, name); err != nil {
-		return "", nil, err //nolint:wrapcheck // says what it did
-	}
-	run := func(ctx context.Context, statement string) (err error) {
-		db, err := d.Open(url, "")
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, db.Close()) }()
-		_, err = db.ExecContext(ctx, statement)
-		return classify(err)
-	}
-	// Given up in the middle, it would be made all the same.
-	create, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if err := run(create, "CREATE DATABASE "+name+" TEMPLATE "+quote(template)); err != nil {
-		return "", nil, &backstay.Error{
-			Class: backstay.ClassOf(err), Op: "make a scratch database", Err: err,
-			Hint: "the user needs the right to (CREATEDB); or name an empty database with --scratch",
-		}
-	}
-	remove = func(ctx context.Context) error {
-		if err := run(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
-			return fmt.Errorf("remove scratch database %s: %w", name, err)
-		}
-		return nil
-	}
-	if ctx.Err() != nil {
-		return "", nil, errors.Join(context.Cause(ctx), remove(create))
-	}
-	return scratch, remove, nil
+	return database.MakeScratch(ctx, d, url, database.Making{ //nolint:wrapcheck // says what it did
+		Create: func(name string) string { return "CREATE DATABASE " + name + " TEMPLATE " + quote(template) },
+		Drop:   func(name string) string { return "DROP DATABASE IF EXISTS " + name + " WITH (FORCE)" },
+		Rights: "CREATEDB",
+	})
 }
 
 // Through is the URL of another database of the same server, reached at the door
